@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenworks.arrays import Floats, Ints
-from tokenworks.engine.kernel.native import Table
+from tokenworks.engine.kernel.native import ArrayTable
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Progress:
             np.zeros(slots, np.int64) for _ in range(5)
         )
         self._times, self._gaps = np.zeros(slots), np.zeros(slots)
-        self._table = Table(
+        self._table = ArrayTable(
             self._owner, self._seen, self._last, self._count,
             self._numbers, self._tokens, self._more, self._times, self._gaps, self._ranks, self._slots,
         )  # fmt: skip

@@ -1,7 +1,7 @@
 """Streams whose events compiled code writes: most of them differ from the one before by one word and nothing else.
 
-A token in Python takes as long as the system call that sends it. So the events of a turn are written in one loop of
-compiled code (`engine.kernel.stream`), and what this loop cannot write is left to `answers.StreamAnswer`: first and last
+In Python, an event takes as long again as the system call that sends it. So the events of a turn are written in one
+loop of compiled code (`engine.kernel.stream`). What it does not write is left to `answers.StreamAnswer`: first and last
 tokens, several tokens at once, and streams whose client reads slowly.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from tokenworks.arrays import Ints
 from tokenworks.engine import kernel
-from tokenworks.engine.kernel.codes import COLUMNS, DESCRIPTOR, NUMBER, PARTIAL, SENT, WIDTH
-from tokenworks.engine.kernel.native import Table
+from tokenworks.engine.kernel.codes import COLUMNS, NUMBER, PARTIAL, SENT, WIDTH
+from tokenworks.engine.kernel.native import ArrayTable
 from tokenworks.engine.progress import Progress
 from tokenworks.serving.driver import Job
 from tokenworks.serving.words import Words
@@ -45,6 +45,7 @@ class Lines:
         self._size, self._words = len(words[0]), np.frombuffer(b"".join(words), np.int8)
         self._rows, self._events = np.zeros((0, COLUMNS), np.int64), np.zeros((0, WIDTH), np.int8)
         self._room = np.zeros(0, np.int64)
+        self._write = kernel.write  # loaded here, and not in the first turn
         self._fit(64)
 
     def _fit(self, slots: int) -> None:
@@ -54,7 +55,7 @@ class Lines:
         self._arrange()
 
     def _arrange(self) -> None:
-        self._table = Table(self._rows.reshape(-1), self._events.reshape(-1), self._words, self._room)
+        self._table = ArrayTable(self._rows.reshape(-1), self._events.reshape(-1), self._words, self._room)
 
     def enter(self, job: Job, form: Form, descriptor: int) -> None:
         """Give a stream a row.
@@ -109,5 +110,5 @@ class Lines:
         if len(order) > len(self._room):
             self._room = np.zeros(2 * len(order), np.int64)
             self._arrange()
-        written: int = kernel.write(self._table.address, progress.table(0), order, now, self._size)
+        written: int = self._write(self._table.address, progress.table(0), order, now, self._size)
         return written

@@ -9,6 +9,19 @@ import math
 import numpy as np
 
 from tokenworks.engine.kernel.base import COMPLETED, QUEUED, RUNNING, entry, inline
+from tokenworks.engine.kernel.codes import (
+    COUNT,
+    GAPS,
+    LATEST,
+    MORE,
+    NUMBERS,
+    OWNER,
+    RANKS,
+    SEEN,
+    SLOTS,
+    TIMES,
+    TOKENS,
+)
 from tokenworks.engine.kernel.drive import next_event
 from tokenworks.engine.kernel.memory import state_at
 from tokenworks.engine.kernel.steps import time_after
@@ -27,23 +40,19 @@ def next_time(s):
 
 
 @entry("address", "int", "address")
-def progress(table, slots, seen_by_caller):
+def progress(table, slots, caller):
     """List the requests with new output tokens, also those that have completed. Returns `next_time`.
 
     Parameters
     ----------
     slots : number of slots to look at
-    seen_by_caller : address of the table of `progress.Progress`
+    caller : address of the table of `progress.Progress`
     """
     s = state_at(table)
-    # request in each slot at the last call, its output tokens then, and the time of the last of them
-    owner, seen, last = ints(seen_by_caller, 0), ints(seen_by_caller, 1), floats(seen_by_caller, 2)
-    # of the requests with new tokens
-    counts, numbers, tokens, more = (
-        ints(seen_by_caller, 3), ints(seen_by_caller, 4), ints(seen_by_caller, 5), ints(seen_by_caller, 6)
-    )  # fmt: skip
-    times, gaps = floats(seen_by_caller, 7), floats(seen_by_caller, 8)
-    ranks, places = ints(seen_by_caller, 9), ints(seen_by_caller, 10)
+    # the request in each slot at the last call, its output tokens then, and the time of the last of them
+    owner, seen, last, counts = ints(caller, OWNER), ints(caller, SEEN), floats(caller, LATEST), ints(caller, COUNT)
+    numbers, tokens, more, ranks = ints(caller, NUMBERS), ints(caller, TOKENS), ints(caller, MORE), ints(caller, RANKS)
+    times, gaps, places = floats(caller, TIMES), floats(caller, GAPS), ints(caller, SLOTS)
     fresh = 0
     for q in range(slots):
         me = s.request[q]

@@ -228,7 +228,7 @@ def _called(function: Callable[..., int], code: Code) -> Native:
     return call
 
 
-class Table:
+class ArrayTable:
     """Arrays that many calls take, behind one address: the address and the length of each (`tables`).
 
     Parameters

@@ -1,7 +1,9 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""Writes the events of new tokens to sockets. This is no part of a simulation: it is here as only this room compiles."""
+"""Writes the events of new tokens to sockets: no part of a simulation, but only this room has compiled code."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from numba import types
 
@@ -9,19 +11,27 @@ from tokenworks.engine.kernel.base import entry
 from tokenworks.engine.kernel.codes import (
     COLUMNS,
     DESCRIPTOR,
+    EVENTS,
     LAST,
     NUMBER,
+    NUMBERS,
     PARTIAL,
     PLACE,
+    ROOM,
+    ROWS,
     SENT,
     SIZE,
+    SLOTS,
     START,
     STRIDE,
+    TIMES,
+    TOKENS,
     WIDTH,
+    WORDS,
 )
 from tokenworks.engine.kernel.tables import address_of, floats, ints, length_of, octets
 
-_write = types.ExternalFunction("write", types.int64(types.int32, types.int64, types.int64))
+_write: Any = types.ExternalFunction("write", types.int64(types.int32, types.int64, types.int64))
 """The function of the C library: descriptor, address, bytes."""
 
 
@@ -29,17 +39,23 @@ _write = types.ExternalFunction("write", types.int64(types.int32, types.int64, t
 def write(lines, progress, order, now, size):
     """Write the next event of each stream that has a row, and one new token. Returns how many were written.
 
+    A stream whose event the socket does not take, or not whole, has no descriptor any more: `PARTIAL` is what it took.
+
     Parameters
     ----------
-    lines : address of the table of `serving.lines.Lines`: rows, events, words, and room for requests
-    progress : address of the table of `progress.Progress`
+    lines, progress : addresses of the tables of `serving.lines.Lines` and of `progress.Progress`
     order : requests of `progress`; becomes those whose event was written, then the others, each in this order
     now : tokens of a later time are not written [s]
     size : length of each word [byte]
     """
-    rows, events, words, others = ints(lines, 0), octets(lines, 1), octets(lines, 2), ints(lines, 3)
-    start, most, mask = address_of(lines, 1), length_of(lines, 0) // COLUMNS, length_of(lines, 2) // size - 1
-    numbers, tokens, times, slots = ints(progress, 4), ints(progress, 5), floats(progress, 7), ints(progress, 10)
+    rows, events, words, others = ints(lines, ROWS), octets(lines, EVENTS), octets(lines, WORDS), ints(lines, ROOM)
+    start, most, mask = (
+        address_of(lines, EVENTS),
+        length_of(lines, ROWS) // COLUMNS,
+        length_of(lines, WORDS) // size - 1,
+    )
+    numbers, tokens, slots = ints(progress, NUMBERS), ints(progress, TOKENS), ints(progress, SLOTS)
+    times = floats(progress, TIMES)
     written = left = 0
     for k in range(len(order)):
         i = order[k]

@@ -1,6 +1,8 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-"""How compiled code finds the arrays of a `native.Table`: pointers to the first item, as without reference counts a
-function cannot return an array. An index must not be negative."""
+"""How compiled code finds the arrays of a `native.ArrayTable`: as pointers to their first items.
+
+Without reference counts, a compiled function cannot return an array. An index must not be negative.
+"""
 
 from __future__ import annotations
 
