@@ -11,8 +11,8 @@ ROWS, EVENTS, WORDS, ROOM = range(4)
 """Arrays of `serving.lines.Lines` in its table."""
 NUMBER, SENT, LAST, DESCRIPTOR, SIZE, PLACE, START, STRIDE, PARTIAL = range(9)
 """Columns of its rows: number of the request, output tokens that are written, output tokens of the whole answer,
-socket, bytes of the event, place of the word in it, `start` and `stride` of `words.Words`, bytes that are written of the
-event after these tokens."""
+socket, bytes of the event, place of the word in it, `start` and `stride` of `words.Words`, and bytes that are written
+of the event after these tokens."""
 COLUMNS = 9
 """Columns of a row."""
 WIDTH = 512
