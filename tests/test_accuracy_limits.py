@@ -17,7 +17,7 @@ from tokenworks.calibrate.case import case
 from tokenworks.calibrate.measured import read_points
 from tokenworks.calibrate.predict import Predicted
 from tokenworks.calibrate.score import Pair
-from tokenworks.calibrate.software import PRIOR_SPLITS
+from tokenworks.calibrate.software import PRIOR_SPLITS, SPLIT_POINTS
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.software import Software, SoftwareKey
 
@@ -75,7 +75,8 @@ def test_factors_are_taken_out_and_put_in_again_without_the_own_split(tmp_path: 
     left = software.by_other_splits(plain, calibration)
     for point, one in left:
         others = [math.log(value) for tp, value in slower.items() if tp != point.workers[0].tp]
-        factor = math.exp(sum(others) / (2 + PRIOR_SPLITS))
+        weight = 2 / (2 + SPLIT_POINTS)  # each split has two points
+        factor = math.exp(weight * sum(others) / (weight * 2 + PRIOR_SPLITS))
         assert one.tpot == pytest.approx(factor)
         assert one.rate == pytest.approx(13.0 / factor)
 

@@ -364,8 +364,16 @@ def _energy(figures: Figures) -> str:
         [one["group"], str(one["n"]), percent(one["median_ape"], 0), signed(one["bias"])]
         for one in power["left_out_systems"]
     ]
-    return (
-        text
-        + f"\nMean power of {power['n']} points has a median error of {percent(power['median_ape'])} in sample. Each "
-        "device left out of the fit:\n" + _stale(figures, "fit") + table(("power", "n", "median", "bias"), lines)
-    )
+    text += (
+        f"\nMean power of {power['n']} points has a median error of {percent(power['median_ape'])} in sample, by "
+        "the same shares of TDP for all devices. Each device left out of the fit:\n"
+        + _stale(figures, "fit") + table(("power", "n", "median", "bias"), lines)
+    )  # fmt: skip
+    families = [
+        [name, str(one["n"]), percent(one["median_ape"]), percent(one["models_left_out"])]
+        for name, one in power.get("families", {}).items()
+    ]
+    if not families:
+        return text
+    heads = ("power, shares of the family", "n", "median", "models left out: median")
+    return text + "\nFamilies with several measured models have shares of their own:\n" + table(heads, families)

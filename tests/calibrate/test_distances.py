@@ -1,5 +1,6 @@
 """Intervals of throughput at a given speed per user: distances, coverage, and what a missing distance means."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.calibrate.cases import table
+from tokenworks.calibrate import software
 from tokenworks.calibrate.distances import Sample, alone, covered, device_intervals, halfway, spreads_of, widening
 from tokenworks.calibrate.factors import Factor, turned
 from tokenworks.calibrate.fit import Problem
@@ -22,6 +24,7 @@ from tokenworks.specs.calibration import Calibration, load_calibration
 from tokenworks.specs.compose import machine
 from tokenworks.specs.interval import DISTANCES, Distance, IntervalLaw, Nearness, SpreadGrowth
 from tokenworks.specs.provenance import Quantity
+from tokenworks.specs.software import PRIOR_DEVICES
 
 PRIOR = load_calibration("datasheet")
 SERVING = load_calibration("serving")
@@ -68,7 +71,8 @@ def problem_of(path: Path, *devices: str) -> Problem:
 
 
 @pytest.mark.usefixtures("kernel")
-def test_intervals_of_points_that_are_predicted_exactly(tmp_path: Path) -> None:
+def test_intervals_of_points_that_are_predicted_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(software, "LEAST", 1000)  # a lent factor would take away the error that both devices share
     problem = problem_of(tmp_path, "h100", "h200")
     everyone = np.ones(len(problem.points), bool)
     seconds = predicted(problem, problem.calibration, everyone)
@@ -94,6 +98,23 @@ def test_intervals_of_points_that_are_predicted_exactly(tmp_path: Path) -> None:
     assert exact.needed == 1.05
     both = Known(problem, [factor], np.zeros(1), dict.fromkeys(systems, slower))
     assert (device_intervals(both, PRIOR).fields["throughput_correlation"].value or 0) > 0.5
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_left_out_device_has_the_factors_of_its_vendor(tmp_path: Path) -> None:
+    """H100 and H200 both take 1.25 times as long as predicted: without H100's points, H200's tell of some of it."""
+    problem = problem_of(tmp_path, "h100", "h200")
+    slower = replace(problem, measured=problem.measured * 1.25)
+    left = np.array([point.device == "h100" for point in problem.points])
+    seen = slower.seen(slower.calibration, ~left)
+    assert set(seen.devices) == {one.device for one in seen.software} == {"h200"}
+    lent, bare = slower.errors_by(seen)[left], slower.errors_by(seen.without_software)[left]
+    (own,) = seen.software
+    np.testing.assert_allclose(lent - bare, math.log(own.time) / (1 + PRIOR_DEVICES), atol=5e-4)
+    assert own.time > 1.15
+    everyone = slower.seen(slower.calibration, np.ones(len(left), bool))
+    assert [one.device for one in everyone.software] == ["h100", "h200"]
+    assert slower.seen(everyone, ~left) == seen  # factors that a calibration already has do not count
 
 
 # ── laws from errors that are known ───────────────────────────────────────────────────────────────────────────────────

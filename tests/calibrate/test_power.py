@@ -40,6 +40,38 @@ def test_a_fit_finds_the_shares_that_were_hidden() -> None:
     assert fit.power.idle.status == "derived"
 
 
+def test_a_family_with_several_models_gets_shares_of_its_own() -> None:
+    """H100 draws 1.3 times as much, with two models. B200 has one model, so its family gets no shares."""
+    points, predictions = drawn(240, 0.2, 0.5, 0.35)
+    for at, point in enumerate(points):
+        if point.device == "b200":
+            points[at] = replace(point, model="only", weights="fp8")
+            continue
+        hungry = 1.3 if point.device == "h100" else 1.0
+        measured = replace(point.measured, energy=(point.measured.energy or 0.0) * hungry)
+        points[at] = replace(point, model=("one", "other")[at // 3 % 2], weights="fp8", measured=measured)
+    fit = fit_power(points, predictions, PRIOR, "made up")
+    assert fit is not None
+    assert set(fit.families) == {"nvidia-hopper", "amd-cdna3"}
+    hopper, cdna = fit.families["nvidia-hopper"], fit.families["amd-cdna3"]
+    assert number(hopper.power.idle) == pytest.approx(0.26, rel=0.05)
+    assert number(cdna.power.idle) == pytest.approx(0.2, rel=0.05)
+    assert max(hopper.median_ape, hopper.models_left_out) < 0.02 < fit.median_ape
+    assert number(hopper.power.spread) < number(fit.power.spread)
+    calibration = fit.into(load_calibration("datasheet"))
+    assert calibration.family("nvidia-hopper").power == hopper.power
+    assert calibration.family("nvidia-blackwell").power is None
+    assert calibration.power == fit.power
+
+
+def test_a_family_that_borrows_its_numbers_does_not_borrow_power() -> None:
+    calibration = load_calibration("datasheet")
+    borrower, like = next(iter(calibration.borrowed.items()))
+    lender = calibration.families[like.like].model_copy(update={"power": calibration.power})
+    calibration = calibration.model_copy(update={"families": calibration.families | {like.like: lender}})
+    assert calibration.family(borrower).power is None
+
+
 def test_few_points_fit_nothing() -> None:
     assert fit_power(*drawn(5, 0.2, 0.8, 0.35), PRIOR, "made up") is None
 

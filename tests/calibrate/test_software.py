@@ -1,5 +1,6 @@
 """Software stacks: the factor that their points have in common, and the steps that it makes longer."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tokenworks.calibrate.measured import read_points
 from tokenworks.calibrate.software import (
     LEAST,
     PRIOR_SPLITS,
+    SPLIT_POINTS,
     Residual,
     SoftwareFit,
     fit_software,
@@ -30,8 +32,9 @@ from tokenworks.costs.split import Split
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration, load_calibration
 from tokenworks.specs.engine import find_engine
+from tokenworks.specs.interval import Silicon
 from tokenworks.specs.load import CATALOG, read_yaml, validate
-from tokenworks.specs.software import Software, SoftwareKey
+from tokenworks.specs.software import PRIOR_DEVICES, Software, SoftwareKey
 
 PRIOR = load_calibration("datasheet")
 KEY = SoftwareKey.of("h100", "vllm", model(LLAMA), drafts=False)
@@ -49,18 +52,19 @@ def stack(time: float, *, drafts: bool, name: str = LLAMA, device: str = "h100",
 
 
 def test_a_factor_by_hand() -> None:
-    """Medians of two splits are 0.2 and 0.1, so ln time = -0.3 / 2.3. The points of a split count as one."""
+    """Medians of two splits are 0.2 and 0.1. Five points of a split weigh 5 / 6, and a single one 1 / 2."""
     members = residuals([0.2, 0.2, 0.9, 0.2, -0.5], [0.1])
-    assert log_time(members) == pytest.approx(-0.3 / (2 + PRIOR_SPLITS))
+    by_hand = -(5 / 6 * 0.2 + 1 / 2 * 0.1) / (5 / 6 + 1 / 2 + 0.3)
+    assert log_time(members) == pytest.approx(by_hand)
     (found,) = software_of(members)
-    assert found.time == pytest.approx(np.exp(-0.3 / 2.3), rel=1e-3)
+    assert found.time == pytest.approx(np.exp(by_hand), rel=1e-3)
     assert (found.points, found.splits, found.model) == (6, 2, "llama")
 
 
 @given(off=OFF, splits=st.integers(1, 40))
 def test_a_factor_removes_a_common_error_the_more_splits_have_it(off: float, splits: int) -> None:
     turn = log_time(residuals(*[[off]] * splits))
-    assert turn == pytest.approx(-off * splits / (splits + PRIOR_SPLITS))
+    assert turn == pytest.approx(-off * splits / (splits + PRIOR_SPLITS * (1 + SPLIT_POINTS)))
     assert abs(turn) <= abs(off)
 
 
@@ -79,6 +83,50 @@ def test_factors_of_other_devices_stay() -> None:
     members = tuple(residuals([0.1] * LEAST))
     fit = SoftwareFit(software_of(members), members)
     assert [(one.device, one.time == 1.4) for one in fit.beside(before)] == [("b200", True), ("h100", False)]
+
+
+def test_a_device_without_points_has_the_factor_of_its_vendor() -> None:
+    """Two devices of NVIDIA, ln time 0.2 and 0.4, give 0.6 / 3 to a third one; a device of AMD counts for nothing."""
+    known = {
+        "h100": Silicon.of(on("hgx-h100")), "b200": Silicon.of(on("hgx-b200")), "mi300x": Silicon.of(on("hgx-mi300x"))
+    }  # fmt: skip
+    times = {"h100": math.exp(0.2), "b200": math.exp(0.4), "mi300x": 3.0}
+    software = tuple(stack(time, drafts=False, device=device) for device, time in times.items())
+    calibration = PRIOR.model_copy(update={"software": software, "devices": known})
+    (lent,) = calibration.software_on(on("hgx-h20"))
+    assert lent.time == pytest.approx(math.exp(0.6 / (2 + PRIOR_DEVICES)), rel=1e-3)
+    assert (lent.device, lent.measured_on, lent.points, lent.splits) == ("h20", ("b200", "h100"), 18, 6)
+    assert lent.runs("vllm", model(LLAMA))
+    assert lent.words == (
+        f"Step times are 1.22 x what all other numbers give: 18 points of vllm with {LLAMA} (bf16) on b200, h100 were "
+        "measured, and none on h20."
+    )
+    (own,) = calibration.software_on(on("hgx-h100"))
+    assert (own.time, own.measured_on) == (times["h100"], ())
+    assert calibration.software_on(on("scalex40")) == ()
+    assert calibration.model_copy(update={"devices": {}}).software_on(on("hgx-h20")) == ()
+
+
+def test_fp4_weights_have_other_kernels_where_a_device_multiplies_in_fp4() -> None:
+    known = {"h100": Silicon.of(on("hgx-h100")), "b200": Silicon.of(on("hgx-b200"))}
+    software = tuple(
+        stack(time, drafts=False, device=device).model_copy(update={"weights": "fp4"})
+        for device, time in (("h100", 1.2), ("b200", 0.8))
+    )
+    calibration = PRIOR.model_copy(update={"software": software, "devices": known})
+    lenders = {name: calibration.software_on(on(name))[0].measured_on for name in ("hgx-h20", "hgx-a100", "hgx-b300")}
+    assert lenders == {"hgx-h20": ("h100",), "hgx-a100": ("h100",), "hgx-b300": ("b200",)}
+    fp8 = tuple(one.model_copy(update={"weights": "fp8"}) for one in software)
+    calibration = calibration.model_copy(update={"software": fp8})
+    assert calibration.software_on(on("hgx-a100")) == ()  # the only one without FP8
+    assert calibration.software_on(on("hgx-h20"))[0].measured_on == ("b200", "h100")
+
+
+@given(st.lists(st.floats(0.4, 2.5), min_size=1, max_size=5))
+def test_a_lent_factor_lies_between_1_and_the_factors_that_it_comes_from(times: list[float]) -> None:
+    others = [stack(time, drafts=False, device=f"device-{number}") for number, time in enumerate(times)]
+    lent = Software.like(others, "h20")
+    assert min(1.0, *times) * 0.999 <= lent.time <= max(1.0, *times) * 1.001
 
 
 def test_few_points_give_no_factor() -> None:
@@ -100,7 +148,8 @@ def test_a_fit_finds_how_much_slower_a_stack_was(tmp_path: Path) -> None:
         measured.append(replace(point, measured=replace(point.measured, tpot=prediction.tpot * slower)))
     fit = fit_software(measured, PRIOR)
     sglang, vllm = sorted(fit.software, key=lambda one: one.engine)
-    assert vllm.time == pytest.approx(1.3 ** (3 / (3 + PRIOR_SPLITS)), rel=1e-3)
+    weight = 3 * 2 / (2 + SPLIT_POINTS)  # three splits of two points
+    assert vllm.time == pytest.approx(1.3 ** (weight / (weight + PRIOR_SPLITS)), rel=1e-3)
     assert sglang.time == pytest.approx(1.0, abs=1e-3)
     assert (vllm.points, vllm.splits) == (6, 3)
     plain = fit.plain()

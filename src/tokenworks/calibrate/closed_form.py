@@ -22,7 +22,7 @@ from tokenworks.calibrate.case_machine import Skipped
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.predict import Predicted
 from tokenworks.costs import step
-from tokenworks.costs.rates import rates
+from tokenworks.costs.rates import rates, with_engine
 from tokenworks.costs.requests import accepted_tokens, batch
 from tokenworks.costs.split import Split
 from tokenworks.specs.calibration import Calibration
@@ -73,7 +73,7 @@ class Bunch:
         ----------
         calibration : calibration of the step times
         """
-        reached = rates(self.machine, calibration)
+        reached = with_engine(rates(self.machine, calibration), self.engine, self.model)
         seconds = step.step(self.model, reached, self.split, self.load, engine=self.engine).seconds
         decode, other = np.asarray(seconds, float)
         gained = accepted_tokens(self.drafts, reached.acceptance, reached.later_acceptance)

@@ -60,6 +60,11 @@ def write(fitted: Calibrated, path: Path) -> None:
             f"# Mean power: {power.n} points, median error {_percent(power.plain())} in sample; left out: "
             + ", ".join(f"{left.group} {100 * left.median_ape:.0f} %" for left in power.systems)
         )
+        lines += [
+            f"# Mean power of {name} by its own shares: {one.n} points, median error {100 * one.median_ape:.1f} % in "
+            f"sample; models left out: {100 * one.models_left_out:.1f} %."
+            for name, one in power.families.items()
+        ]
     write_file(calibration, lines, path)
 
 

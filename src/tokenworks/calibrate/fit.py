@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from tokenworks.calibrate.factors import Factor, turned
 from tokenworks.calibrate.least_squares import Loss, least_squares
 from tokenworks.calibrate.measured import Point
 from tokenworks.calibrate.predict import Predicted
+from tokenworks.calibrate.software import Residual, software_of
 from tokenworks.specs.calibration import Calibration
+from tokenworks.specs.interval import Silicon
+from tokenworks.specs.software import SoftwareKey
 
 STEP = 0.02
 """Change of the logarithm of a factor to compute a slope [-]."""
@@ -87,8 +90,37 @@ class Problem:
         factors : the factors
         theta : logarithm of each factor [-]
         """
-        calibration = turned(self.calibration, factors, theta)
+        return self.errors_by(turned(self.calibration, factors, theta))
+
+    def errors_by(self, calibration: Calibration) -> Floats:
+        """log(predicted / measured) of the TPOT of every point; NaN for points that are not used.
+
+        Parameters
+        ----------
+        calibration : calibration of the prediction
+        """
         return np.asarray(np.log(tpots(self.bunches, calibration, len(self.points)) * self.anchor / self.measured))
+
+    def seen(self, calibration: Calibration, used: Any) -> Calibration:
+        """A calibration that was fitted on some of the points, with the devices and the software of these points.
+
+        Parameters
+        ----------
+        calibration : the fitted constants
+        used : mask of the points that it was fitted on
+        """
+        bare = calibration.without_software
+        residuals, devices = [], {}
+        errors = self.errors_by(bare)
+        for bunch in self.bunches:
+            at = [int(i) for i in bunch.at if used[i] and np.isfinite(errors[i])]
+            if at:
+                devices[bunch.machine.device] = Silicon.of(bunch.machine)
+            if at and self.points[at[0]].engine == bunch.engine.name:
+                drafts = bool(bunch.drafts[0] > 0)
+                key = SoftwareKey.of(bunch.machine.device, bunch.engine.name, bunch.model, drafts=drafts)
+                residuals += [Residual.of(key, self.points[i], float(errors[i])) for i in at]
+        return bare.model_copy(update={"devices": dict(sorted(devices.items())), "software": software_of(residuals)})
 
     def touched(self, factor: Factor) -> Problem:
         """The part of the problem that a factor can change, so that a slope costs less time."""

@@ -102,7 +102,7 @@ def leave_out(
     problem: Problem, factors: Sequence[Factor], by: By, say: Callable[[str], None] | None = None,
     prior: Callable[[str], Calibration] | None = None,
 ) -> tuple[list[Left], dict[str, Calibration]]:  # fmt: skip
-    """Leave out each group in turn.
+    """Leave out each group in turn. Predictions of it have the software factors that the other groups lend it.
 
     Parameters
     ----------
@@ -126,8 +126,8 @@ def leave_out(
         own = names == group
         start = replace(problem, calibration=prior(group).standalone(problem.families)) if prior else problem
         result = fit(start, factors, use=~own)
-        unseen[own] = result.errors[own]
-        fits[group] = turned(start.calibration, factors, result.theta)
+        fits[group] = start.seen(turned(start.calibration, factors, result.theta), ~own)
+        unseen[own] = start.errors_by(fits[group])[own]
     vendors = vendors_of(problem)
     return [_left(group, names, vendors, unseen, before) for group in groups], fits
 

@@ -2,15 +2,19 @@
 
 All constants of a calibration hold for whole device families or engines. Half of the error that remains belongs to one
 engine with one model on one device: the version of the engine, its kernels for the model, its settings. No point
-states these. So each stack gets one factor. The splits of a stack differ by more than the points of a split, so the
-logarithm of the factor is a mean over splits, pulled to 0 (no factor) as by `PRIOR_SPLITS` splits without an error:
+states these. So each stack gets one factor. Splits differ from each other, and so do the points of a split. So the
+logarithm of the factor is a weighted mean over splits, pulled to 0 (no factor) as by `PRIOR_SPLITS` splits without an
+error:
 
-    ln time = - sum over splits (median of ln(predicted / measured)) / (splits + PRIOR_SPLITS)
+    ln time = - sum over splits (w median of ln(predicted / measured)) / (sum over splits (w) + PRIOR_SPLITS)
+    w = points / (points + SPLIT_POINTS)
 
 References
 ----------
 [1] Efron, Morris, Data analysis using Stein's estimator and its generalizations, JASA 70, 1975 (means of groups, pulled
     to the mean of all groups).
+[2] DerSimonian, Laird, Meta-analysis in clinical trials, Controlled Clinical Trials 7, 1986 (weights of groups that
+    differ from each other and within).
 """
 
 from __future__ import annotations
@@ -33,14 +37,15 @@ from tokenworks.calibrate.score import ErrorsOfLogs, errors_of_logs
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.specs.calibration import Calibration
 from tokenworks.specs.result import FormOf, Plain
-from tokenworks.specs.software import Software, SoftwareKey
+from tokenworks.specs.software import DIGITS, Software, SoftwareKey
 
 PRIOR_SPLITS = 0.3
 """Splits without an error that the prior of a factor counts as: variance between the splits of a stack / variance
 between stacks. The geometric mean of its estimates, 0.08 with and 1.1 without outliers [count]."""
 
-DIGITS = 4
-"""Significant digits of a factor."""
+SPLIT_POINTS = 1.0
+"""Points of a split that tell as much as the next split does: variance within a split / variance between the splits of
+a stack. Between its estimates, 0.4 without and 1.7 with outliers [count]."""
 
 LEAST = 5
 """Points that a software stack needs for a factor; chosen [count]."""
@@ -72,6 +77,18 @@ class Residual(NamedTuple):
     model: str
     split: tuple[object, ...]
     off: float
+
+    @classmethod
+    def of(cls, key: SoftwareKey, point: Point, off: float) -> Residual:
+        """The error of a point.
+
+        Parameters
+        ----------
+        key : its software stack
+        point : the measured point
+        off : ln(predicted / measured) of its TPOT, predicted without the factor of the stack [-]
+        """
+        return cls(key, point.model, (point.mode, *point.split), off)
 
 
 class SoftwareFit(NamedTuple):
@@ -151,7 +168,7 @@ def residual_of(point: Point, predicted: Predicted, calibration: Calibration) ->
     if site.engine.name != point.engine:
         return None
     key = SoftwareKey.of(site.machine.device, site.engine.name, site.model, drafts=point.drafts > 0)
-    return Residual(key, point.model, (point.mode, *point.split), math.log(predicted.tpot / point.measured.tpot))
+    return Residual.of(key, point, math.log(predicted.tpot / point.measured.tpot))
 
 
 def software_of(residuals: Sequence[Residual]) -> tuple[Software, ...]:
@@ -188,8 +205,10 @@ def log_time(members: Sequence[Residual]) -> float:
     splits: dict[object, list[float]] = defaultdict(list)
     for one in members:
         splits[one.split].append(one.off)
-    medians = [float(np.median(errors)) for errors in splits.values()]
-    return -sum(medians) / (len(medians) + PRIOR_SPLITS)
+    medians = np.array([np.median(errors) for errors in splits.values()])
+    points = np.array([len(errors) for errors in splits.values()])
+    weights = points / (points + SPLIT_POINTS)
+    return -float(weights @ medians) / (float(weights.sum()) + PRIOR_SPLITS)
 
 
 def left_out(asked: Sequence[Residual], known: Sequence[Residual]) -> Floats:

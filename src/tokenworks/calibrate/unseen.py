@@ -8,6 +8,8 @@ For each distance class, points are predicted by fits without all nearer points:
 - other-vendor: the points of a vendor are left out. Each of its families borrows the numbers of a family of another
   vendor: each such family that has all dtypes, one after the other.
 - datasheet: no point is used, and each family borrows as for other-vendor.
+
+As in every prediction, a device has the software factors of its vendor's other devices, if the fit has seen these.
 """
 
 from __future__ import annotations
@@ -176,9 +178,9 @@ class Known:
         """
         (device, *others) = sorted(set(map(str, self.devices[mask])) - {""})
         if not others and device in self.systems and mask[self.devices == device].all():
-            return self._seen(self.systems[device], mask)
+            return self.problem.seen(self.systems[device], ~mask)
         theta = self._fitted(mask)
-        return self._seen(turned(self.problem.calibration, self.factors, theta), mask)
+        return self.problem.seen(turned(self.problem.calibration, self.factors, theta), ~mask)
 
     def _fitted(self, mask: Any) -> Floats:
         """Logarithm of each factor, in a fit without some points: two linear steps from the fit on all points."""
@@ -188,11 +190,6 @@ class Known:
         linear = Linear.of(seen, self.factors, first)
         second = linear.moved(self.factors, mask)
         return min(first, second, key=lambda theta: cost(seen, self.factors, theta, ~mask))
-
-    def _seen(self, calibration: Calibration, mask: Any) -> Calibration:
-        """The calibration with the devices that it has seen."""
-        seen = sorted(set(map(str, self.devices[~mask])) - {""})
-        return calibration.model_copy(update={"devices": {name: self.silicon[name] for name in seen}})
 
 
 @dataclass(frozen=True)
@@ -287,7 +284,7 @@ def _models_left_out(known: Known) -> Unseen:
     problem, everyone = known.problem, known.families != ""
     models = np.array([OF["model"](point) for point in problem.points], dtype=object)
     seconds = np.full(len(problem.points), np.nan)
-    everything = known._seen(problem.calibration, ~everyone)
+    everything = problem.seen(problem.calibration, everyone)
     for model in sorted(set(models[everyone])):
         left = everyone & (models == model)
         mask = left & np.isin(known.devices, sorted(set(map(str, known.devices[everyone & ~left]))))

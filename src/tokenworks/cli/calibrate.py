@@ -313,6 +313,20 @@ def _factor(factor: float | None) -> str:
     return "" if factor is None else f"{factor:.2f}"
 
 
+def _print_power(families: dict[str, dict[str, Any]]) -> None:
+    rows = [
+        [name, f"{one['n']:,}", f"{one['idle']:g}", f"{one['compute']:g}", f"{one['hbm']:g}",
+         f"{100 * one['median_ape']:.1f} %", f"{100 * one['models_left_out']:.1f} %"]
+        for name, one in families.items()
+    ]  # fmt: skip
+    columns: Columns = {
+        "family": "left", "points": "right", "idle": "right", "compute": "right", "HBM": "right",
+        "median error": "right", "models left out": "right",
+    }  # fmt: skip
+    if rows:
+        print_table(console(), columns, rows, title="\nshares of TDP of one family, around those of all")
+
+
 def _print_coverage(left_out: list[dict[str, Any]]) -> None:
     """Print the coverage of the intervals of left-out systems, each by the law of the other systems."""
     rows = [
@@ -434,6 +448,7 @@ def _print(plain: dict[str, Any]) -> None:
             f"compute roof, {power['hbm']:g} at the HBM roof; median error {100 * power['median_ape']:.1f} % in "
             f"sample, left out {left or 'none'}"
         )
+        _print_power(power["families"])
     if "ablation" in plain:
         lost = [[r["without"], f"{100 * r['mape_lost']:+.2f} %"] for r in plain["ablation"][:LISTED]]
         print_table(out, {"constant": "left", "more": "right"}, lost, title="\nmean error without each constant")

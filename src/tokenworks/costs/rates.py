@@ -61,7 +61,8 @@ class Rates:
     other_spreads : factors of errors that are independent of the device, such as an engine that was not measured [-]
     assumed : assumed numbers of the machine and of the calibration
     balance : known balance of the expert-parallel ranks; None: `skew` and `rank_skew` say it
-    measured_software : software stacks with measured points on the device, of all engines and models
+    measured_software : software stacks with measured points on the device, or on others of its vendor, of all engines
+        and models
     software : those of them with the engine and the model, see `with_engine`
     """
 
@@ -312,5 +313,5 @@ def rates(machine: Machine, calibration: Calibration) -> Rates:
         request=None if family.request is None else number(family.request),
         speed_spread=speeds.at(near),
         assumed=(*machine.assumed, *calibration.assumed(machine)),
-        measured_software=tuple(one for one in calibration.software if one.device == machine.device),
+        measured_software=calibration.software_on(machine),
     )

@@ -117,9 +117,16 @@ def software_words(software: Sequence[Mapping[str, Any]], words: Words) -> str:
     return " ".join(
         filled(words["software_mtp" if one["drafts"] else "software"], time=figure(one["time"], 3),
                points=figure(one["points"]), splits=figure(one["splits"]), engine=engine_title(one["engine"]),
-               model=one["model"], weights=one["weights"], device=one["device"])
+               model=one["model"], weights=one["weights"], device=_measured_on(one, words))
         for one in software
     )  # fmt: skip
+
+
+def _measured_on(software: Mapping[str, Any], words: Words) -> str:
+    """The device with the points of a software stack; or other devices, if the device has no points."""
+    if not (others := software.get("measured_on", ())):
+        return str(software["device"])
+    return filled(words["software_elsewhere"], devices=", ".join(others), device=software["device"])
 
 
 def bound_words(bound: str, words: Words) -> str:

@@ -27,7 +27,7 @@ from tokenworks.specs.interval import (
 from tokenworks.specs.load import CATALOG, is_path, nearest, read_yaml, validate
 from tokenworks.specs.machine import Assumption, Machine
 from tokenworks.specs.provenance import Number, Quantity, Spec, with_sources
-from tokenworks.specs.software import Software
+from tokenworks.specs.software import Software, SoftwareKey
 from tokenworks.specs.training_factors import TrainingFactors
 
 __all__ = [
@@ -183,6 +183,27 @@ class Calibration(Spec):
         """The same calibration without the times of software stacks: what a fit of all other constants starts from."""
         return self.model_copy(update={"software": ()})
 
+    def software_on(self, machine: Machine) -> tuple[Software, ...]:
+        """The software stacks on the device of a machine: its own, and those that other devices of its vendor lend.
+
+        A device lends only to devices that multiply in the dtype of the weights as well, or do not as well: FP4 weights
+        have other kernels on H100 than on B200.
+
+        Parameters
+        ----------
+        machine : name of the device, its family and its peaks
+        """
+        own = {one.key: one for one in self.software if one.device == machine.device}
+        others: dict[SoftwareKey, list[Software]] = {}
+        for one in self.software:
+            silicon = self.devices.get(one.device)
+            if not silicon or vendor_of(silicon.family) != vendor_of(machine.family):
+                continue
+            if (one.weights in silicon.dtypes) == (one.weights in machine.peak):
+                others.setdefault(one.key.on(machine.device), []).append(one)
+        lent = (Software.like(found, machine.device) for key, found in others.items() if key not in own)
+        return (*own.values(), *lent)
+
     def grade_of(self, machine: Machine) -> Grade:
         """The grade of a prediction for the device of a machine.
 
@@ -271,7 +292,7 @@ class Calibration(Spec):
         if name in self.borrowed:
             borrowed = self.borrowed[name]
             lent = self.lent.get(borrowed.like, self.families[borrowed.like])
-            return lent.model_copy(update={"spread": borrowed.spread, "peak": {}})
+            return lent.model_copy(update={"spread": borrowed.spread, "peak": {}, "power": None})
         if name not in self.families:
             known = [*self.families, *self.borrowed]
             raise UnknownName(

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
 from tokenworks.specs.model import Model, parameters
 from tokenworks.specs.provenance import Spec
+
+PRIOR_DEVICES = 1.0
+"""Devices without an error that the prior of a factor counts as, on a device without points of its own. With
+0.5 or 2, the errors of each measured device differ by less than 1 point; chosen [count]."""
+
+DIGITS = 4
+"""Significant digits of a factor."""
 
 
 class SoftwareKey(NamedTuple):
@@ -32,6 +41,15 @@ class SoftwareKey(NamedTuple):
         """
         return cls(device, engine, model.architecture, parameters(model), model.weights, drafts)
 
+    def on(self, device: str) -> SoftwareKey:
+        """The same engine and model on another device.
+
+        Parameters
+        ----------
+        device : name of the other device
+        """
+        return self._replace(device=device)
+
 
 class Software(Spec):
     """One software stack: an engine with a model on a device, with or without draft tokens.
@@ -49,6 +67,7 @@ class Software(Spec):
     drafts : whether steps have draft tokens (MTP)
     time : time of a step / its time by all other constants [-]
     points, splits : measured points, and different splits among them [count]
+    measured_on : other devices of the vendor that have the points; empty: the device itself has them
     """
 
     device: str
@@ -61,6 +80,31 @@ class Software(Spec):
     time: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     points: Annotated[int, Field(ge=1)]
     splits: Annotated[int, Field(ge=1)]
+    measured_on: tuple[str, ...] = ()
+
+    @classmethod
+    def like(cls, others: Sequence[Software], device: str) -> Software:
+        """The factor of a device without points of its own: the geometric mean of other devices, pulled to 1.
+
+            ln time = sum over devices (ln time) / (devices + PRIOR_DEVICES)
+
+        An engine and a model are equally fast or slow on the devices of one vendor, which share most kernels.
+
+        Parameters
+        ----------
+        others : the same engine with the same model on other devices, at least one (see `Calibration.software_on`)
+        device : name of the device
+        """
+        turn = sum(math.log(one.time) for one in others) / (len(others) + PRIOR_DEVICES)
+        return others[0].model_copy(
+            update={
+                "device": device,
+                "time": float(f"{math.exp(turn):.{DIGITS}g}"),
+                "points": sum(one.points for one in others),
+                "splits": sum(one.splits for one in others),
+                "measured_on": tuple(sorted(one.device for one in others)),
+            }
+        )
 
     @property
     def key(self) -> SoftwareKey:
@@ -72,9 +116,11 @@ class Software(Spec):
         """A sentence for users: what the step times rest on."""
         mtp = ", MTP" if self.drafts else ""
         points = f"{self.points} points" if self.splits > 1 else f"{self.points} points of one split"
+        devices = ", ".join(self.measured_on or (self.device,))
+        none = f", and none on {self.device}" if self.measured_on else ""
         return (
             f"Step times are {self.time:.2f} x what all other numbers give: {points} of {self.engine} with "
-            f"{self.model} ({self.weights}{mtp}) on {self.device} were measured."
+            f"{self.model} ({self.weights}{mtp}) on {devices} were measured{none}."
         )
 
     def runs(self, engine: str, model: Model) -> bool:
