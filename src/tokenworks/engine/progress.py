@@ -67,7 +67,7 @@ class Progress:
         )
         self._times, self._gaps = np.zeros(slots), np.zeros(slots)
         self._table = ArrayTable(
-            self._owner, self._seen, self._last, self._count,
+            "i8 i8 f8 i8 i8 i8 i8 f8 f8 i8 i8", self._owner, self._seen, self._last, self._count,
             self._numbers, self._tokens, self._more, self._times, self._gaps, self._ranks, self._slots,
         )  # fmt: skip
 

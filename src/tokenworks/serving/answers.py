@@ -167,7 +167,7 @@ class WholeAnswer(Answer):
 
 
 class StreamAnswer(Answer):
-    """An answer as server-sent events: one write for each step of the engine.
+    """An answer as server-sent events, one for each step of the engine.
 
     forms : of each choice, if its events differ in the text alone
     """
@@ -183,28 +183,34 @@ class StreamAnswer(Answer):
 
     def produced(self, job: Job, tokens: int) -> None:
         """Send the new tokens of a choice; keep their number while the client reads slowly."""
-        partial = self._leave(job)
+        self._leave(job)
         if self.paused:
             self.ready[job.index] = tokens
             return
         if not self.started:
             self._start()
-        first, job.sent = job.sent, tokens
+        if tokens > job.sent:
+            data, job.sent = self._event(job, job.sent, tokens), tokens
+            self._send(job, data)
+
+    def _leave(self, job: Job) -> None:
+        """Let nothing but this object write to the stream. An event that the socket took in part is completed."""
+        lines = self.desk.driver.lines
+        partial = 0 if lines is None else lines.leave(job)
+        if partial:
+            data, job.sent = self._event(job, job.sent, job.sent + 1), job.sent + 1
+            self.connection.transport.write(data[partial:])
+
+    def _event(self, job: Job, first: int, tokens: int) -> bytes:
+        """The event of some tokens of a choice, as it is sent."""
         if self.forms:
             begin, end = self.forms[job.index]
-            data = begin + self.words(job).escaped(first, tokens) + end
-        else:
-            text = self.words(job).text(first, tokens)
-            data = self._bytes(self.style.event(self, job, text, first, tokens, None))
-        self._send(job, self._chunk(data)[partial:])
-
-    def _leave(self, job: Job) -> int:
-        """Let nothing but this object write to the stream; returns the bytes of the next event that are sent."""
-        lines = self.desk.driver.lines
-        return 0 if lines is None else lines.leave(job)
+            return self._chunk(begin + self.words(job).escaped(first, tokens) + end)
+        text = self.words(job).text(first, tokens)
+        return self._chunk(self._bytes(self.style.event(self, job, text, first, tokens, None)))
 
     def _send(self, job: Job, data: bytes) -> None:
-        """Write to the socket itself, as the queue of the event loop takes a quarter of the time of a token.
+        """Write to the socket itself, which takes less time than the queue of the event loop.
 
         What the socket does not take goes into this queue, and so does everything while something is in it. A transport
         that closes drops what it is given, the headers of a stream too: then nothing may go to the socket.

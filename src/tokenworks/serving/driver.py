@@ -303,6 +303,8 @@ class Driver:
             job.first_s, job.last_s, job.cached_tokens, job.rank = first_s, end_s, cached, rank
             job.queued_s = scheduled_s - arrival_s
             if status == Status.COMPLETED and end_s > now:
+                if self.lines is not None:  # another request may get the slot before the held tokens leave
+                    self.lines.leave(job)
                 heapq.heappush(self._held, (end_s, next(self._order), job, job.output_tokens, Status.COMPLETED))
             else:
                 self._release(job, job.output_tokens, Status(status))

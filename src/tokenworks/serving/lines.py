@@ -1,6 +1,6 @@
 """Streams whose events compiled code writes: most of them differ from the one before by one word and nothing else.
 
-In Python, an event takes as long again as the system call that sends it. So the events of a turn are written in one
+In Python, an event takes as long as the system call that sends it. So the events of a turn are written in one
 loop of compiled code (`engine.kernel.stream`). What it does not write is left to `answers.StreamAnswer`: first and last
 tokens, several tokens at once, and streams whose client reads slowly.
 """
@@ -34,7 +34,8 @@ class Lines:
     """The streams that have a row, by the slots of their requests.
 
     A stream has a row while all that was written to it is in the socket. Whoever writes to its transport takes the row
-    away first (`leave`), and so does whoever closes the connection: the descriptor may then be another connection's.
+    away first (`leave`). A connection that is lost cancels its jobs, which takes their rows away, before its descriptor
+    is closed and may become another connection's.
 
     Parameters
     ----------
@@ -55,7 +56,9 @@ class Lines:
         self._arrange()
 
     def _arrange(self) -> None:
-        self._table = ArrayTable(self._rows.reshape(-1), self._events.reshape(-1), self._words, self._room)
+        self._table = ArrayTable(
+            "i8 i1 i1 i8", self._rows.reshape(-1), self._events.reshape(-1), self._words, self._room
+        )
 
     def enter(self, job: Job, form: Form, descriptor: int) -> None:
         """Give a stream a row.

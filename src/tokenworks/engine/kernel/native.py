@@ -233,14 +233,19 @@ class ArrayTable:
 
     Parameters
     ----------
+    items : dtypes of the arrays that compiled code expects, such as "i8 f8"
     arrays : the arrays; they stay as long as this object
+
+    Raises
+    ------
+    TypeError : an array is of another type, or has gaps
     """
 
     __slots__ = ("_arrays", "_words", "address")
 
-    def __init__(self, *arrays: NDArray[Any]) -> None:
-        for array in arrays:
-            _words(array, array.dtype)
+    def __init__(self, items: str, *arrays: NDArray[Any]) -> None:
+        for item, array in zip(items.split(), arrays, strict=True):
+            _words(array, np.dtype(item))
         self._arrays = arrays
         self._words = np.array([(array.ctypes.data, len(array)) for array in arrays], np.int64)
         self.address: int = self._words.ctypes.data
