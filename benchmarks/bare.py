@@ -1,7 +1,8 @@
 """What this computer can stream: a server without HTTP and without an engine, beside `benchmarks.serve`.
 
 Groups of streams are out of step, as replicas are; each stream gets an event of 246 bytes every 20 ms. The server
-writes it to the socket and does nothing else. No endpoint on this computer can be less late.
+writes it to the socket and does nothing else. An endpoint that writes each token by itself cannot be less late; one
+that sends late tokens of a stream together can.
 
     python -m benchmarks.bare --streams 500,1200
 """

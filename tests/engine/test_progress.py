@@ -24,7 +24,7 @@ def test_tokens_of_requests_in_flight(seed: int) -> None:
     rng = np.random.default_rng(seed)
     cluster, requests = cases.cluster(rng), cases.requests(rng, int(rng.integers(1, 30)))
     slow, fast, progress = Reference(cluster), Simulator(cluster), Progress()
-    tokens, now = dict[int, int](), 0.0
+    tokens, slots, now = dict[int, int](), dict[int, int](), 0.0
     for one in (slow, fast):
         one.submit(requests)
     while fast.ended < len(requests):
@@ -38,6 +38,9 @@ def test_tokens_of_requests_in_flight(seed: int) -> None:
         for number, count in zip(progress.numbers.tolist(), progress.tokens.tolist(), strict=True):
             assert count > tokens.get(number, 0)
             tokens[number] = count
+        assert len(set(progress.slots.tolist())) == len(progress)
+        for number, slot in zip(progress.numbers.tolist(), progress.slots.tolist(), strict=True):
+            assert slots.setdefault(number, slot) == slot < fast.slots
         for sequence in slow.sequences:
             if sequence.status in {*IN_FLIGHT, Status.COMPLETED}:
                 assert tokens.get(sequence.index, 0) == min(sequence.generated, sequence.output)

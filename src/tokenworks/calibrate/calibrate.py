@@ -190,7 +190,7 @@ def calibrate(
     metered = [point for point in points if point.measured.energy]
     source = f"energy of {len(metered)} points of {fitted_on}"
     power = fit_power(metered, predict_all(metered, fitted, say=say), prior.power, source)
-    fitted = fitted.model_copy(update={**_ttft_spread(points, fitted, say)})
+    fitted = fitted.model_copy(update=_ttft_spread(points, fitted, say))
     fitted = power.into(fitted) if power else fitted
     return Calibrated(fitted, prior, whole, problem, systems, intervals, software, power)
 

@@ -133,10 +133,11 @@ class PowerFit:
         ----------
         calibration : the calibration
         """
+        borrowers = [name for name in self.families if name not in calibration.families]
+        calibration = calibration.standalone(borrowers) if borrowers else calibration
         own = {
             name: calibration.families[name].model_copy(update={"power": one.power})
             for name, one in self.families.items()
-            if name in calibration.families
         }
         return calibration.model_copy(update={"power": self.power, "families": calibration.families | own})
 

@@ -116,7 +116,7 @@ def plan(
         Rank by estimates of the closed form alone: for sweeps. Estimates may be far from what a simulation shows.
     budget
         Where the search ends, settled or not: "500000 requests", or 10s, whose result depends on the speed of the
-        machine. By default at 10e9 new input and output tokens, or at 1,000,000 requests
+        machine. By default at 10e9 new input and output tokens, or at 1,500,000 requests
         where requests form sessions.
     tiers
         KV tiers below HBM. auto tries the set-ups of the engine where requests share prefixes; none; or a set-up of the

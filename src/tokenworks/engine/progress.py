@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tokenworks.arrays import Floats, Ints
-from tokenworks.engine.kernel.native import Prepared
+from tokenworks.engine.kernel.native import ArrayTable
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Progress:
     times : time at which the client gets the last of these tokens; with pipeline stages it may lie after now [s]
     gaps : mean time between the new tokens of the request; NaN if its first token is among them [s]
     ranks : number of its rank, over all pools
+    slots : place of the request in memory, which no other request in flight has
     next_s : no request has another token before this time [s]
     """
 
@@ -61,18 +62,20 @@ class Progress:
         self._owner = np.concatenate([self._owner, np.full(more, -1, np.int64)])
         self._seen = np.concatenate([self._seen, np.zeros(more, np.int64)])
         self._last = np.concatenate([self._last, np.zeros(more)])
-        self._numbers, self._tokens, self._more, self._ranks = (np.zeros(slots, np.int64) for _ in range(4))
+        self._numbers, self._tokens, self._more, self._ranks, self._slots = (
+            np.zeros(slots, np.int64) for _ in range(5)
+        )
         self._times, self._gaps = np.zeros(slots), np.zeros(slots)
-        self._arrays = tuple(map(Prepared, (
-            self._owner, self._seen, self._last, self._count,
-            self._numbers, self._tokens, self._more, self._times, self._gaps, self._ranks,
-        )))  # fmt: skip
+        self._table = ArrayTable(
+            "i8 i8 f8 i8 i8 i8 i8 f8 f8 i8 i8", self._owner, self._seen, self._last, self._count,
+            self._numbers, self._tokens, self._more, self._times, self._gaps, self._ranks, self._slots,
+        )  # fmt: skip
 
-    def arrays(self, slots: int) -> tuple[Prepared, ...]:
-        """Arrays for the kernel, with room for `slots` slots."""
+    def table(self, slots: int) -> int:
+        """Address of the table for the kernel, with room for `slots` slots."""
         if slots > len(self._owner):
             self._fit(2 * slots)
-        return self._arrays
+        return self._table.address
 
     def __len__(self) -> int:
         return int(self._count[0])
@@ -106,3 +109,8 @@ class Progress:
     def ranks(self) -> Ints:
         """Ranks of these requests."""
         return self._ranks[: len(self)]
+
+    @property
+    def slots(self) -> Ints:
+        """Slots of these requests."""
+        return self._slots[: len(self)]

@@ -356,8 +356,7 @@ class Simulator:
         ----------
         progress : what the caller has seen; the method changes it
         """
-        arrays = progress.arrays(self._slots)
-        progress.next_s = kernel.progress(self._table.of(self._state), self._slots, *arrays)
+        progress.next_s = kernel.progress(self._table.of(self._state), self._slots, progress.table(self._slots))
 
     def levels(self) -> Levels:
         """Requests and KV blocks of each rank now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from os import write
 from typing import Any
@@ -15,6 +15,7 @@ from tokenworks.engine.types import Status
 from tokenworks.serving.asks import Ask
 from tokenworks.serving.driver import Driver, Job
 from tokenworks.serving.http import Connection, HttpError, HttpRequest, head
+from tokenworks.serving.lines import Form
 from tokenworks.serving.styles import Event, Style
 from tokenworks.serving.words import Words
 
@@ -166,68 +167,78 @@ class WholeAnswer(Answer):
 
 
 class StreamAnswer(Answer):
-    """An answer as server-sent events: one write for each step of the engine."""
+    """An answer as server-sent events, one for each step of the engine.
 
-    __slots__ = ("ends", "ready", "started")
+    forms : of each choice, if its events differ in the text alone
+    """
+
+    __slots__ = ("ends", "forms", "ready", "started")
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self.started = False
+        self.forms: list[Form] = []
         self.ready: dict[int, int] = {}
         self.ends: list[tuple[Job, Status]] = []
 
     def produced(self, job: Job, tokens: int) -> None:
         """Send the new tokens of a choice; keep their number while the client reads slowly."""
+        self._leave(job)
         if self.paused:
             self.ready[job.index] = tokens
             return
         if not self.started:
             self._start()
-        if job.send is not None:
-            job.send(tokens)
-            return
-        first, job.sent = job.sent, tokens
+        if tokens > job.sent:
+            data, job.sent = self._event(job, job.sent, tokens), tokens
+            self._send(job, data)
+
+    def _leave(self, job: Job) -> None:
+        """Let nothing but this object write to the stream. An event that the socket took in part is completed."""
+        lines = self.desk.driver.lines
+        partial = 0 if lines is None else lines.leave(job)
+        if partial:
+            data, job.sent = self._event(job, job.sent, job.sent + 1), job.sent + 1
+            self.connection.transport.write(data[partial:])
+
+    def _event(self, job: Job, first: int, tokens: int) -> bytes:
+        """The event of some tokens of a choice, as it is sent."""
+        if self.forms:
+            begin, end = self.forms[job.index]
+            return self._chunk(begin + self.words(job).escaped(first, tokens) + end)
         text = self.words(job).text(first, tokens)
-        self._write(self._bytes(self.style.event(self, job, text, first, tokens, None)))
+        return self._chunk(self._bytes(self.style.event(self, job, text, first, tokens, None)))
 
-    def _sending(self, job: Job) -> Generator[None, int]:
-        """Write the events of a choice, which differ in the text alone. Gets the output tokens so far, again and again.
+    def _send(self, job: Job, data: bytes) -> None:
+        """Write to the socket itself, which takes less time than the queue of the event loop.
 
-        A generator keeps what an event needs in local variables, so a token takes one write and little else. The write
-        goes to the socket itself, as the queue of the event loop takes a quarter of its time; what the socket does not
-        take goes into this queue, and so does everything while something is in it. A transport that closes drops what
-        it is given, the headers of a stream too: then nothing may go to the socket.
+        What the socket does not take goes into this queue, and so does everything while something is in it. A transport
+        that closes drops what it is given, the headers of a stream too: then nothing may go to the socket.
         """
-        begin, _, end = self._bytes(self.style.event(self, job, _MARK, 0, 1, None)).partition(_MARKED)
-        connection, words, wants, sent = self.connection, self.words(job), self.wants, job.sent
+        connection = self.connection
         transport = connection.transport
-        queue, queued, closing = transport.write, transport.get_write_buffer_size, transport.is_closing
-        vocabulary, start, stride = words.vocabulary, words.start, words.stride
-        escaped, mask, size = vocabulary.escaped, vocabulary.mask, vocabulary.size if words.pieces is None else 0
-        skip, stop = 0, len(end)
-        if wants:
-            length = b"%x\r\n" % (len(begin) + size + stop)
-            skip, begin, end = len(length), length + begin, end + b"\r\n"
-        while True:
-            tokens = yield
-            if self.paused:
-                self.ready[job.index] = tokens
-                continue
-            if size and tokens - sent == 1:
-                data = begin + escaped[(start + stride * sent) & mask] + end
-                if connection.fd < 0 or queued() or closing():
-                    queue(data)
-                else:
-                    try:
-                        rest = data[write(connection.fd, data) :]
-                    except OSError:  # the socket is full, or closed: the event loop finds out
-                        rest = data
-                    if rest:
-                        queue(rest)
-                data = rest = b""  # a generator that waits keeps its variables
-            else:
-                self._write(begin[skip:] + words.escaped(sent, tokens) + end[:stop])
-            job.sent = sent = tokens
+        if connection.fd < 0 or transport.get_write_buffer_size() or transport.is_closing():
+            transport.write(data)
+            return
+        try:
+            rest = data[write(connection.fd, data) :]
+        except OSError:  # the socket is full, or closed: the event loop finds out
+            rest = data
+        if rest:
+            transport.write(rest)
+        elif self.forms:
+            self._enter(job)
+
+    def _enter(self, job: Job) -> None:
+        """Let compiled code write the next events. Choices of one stream would not wait for each other."""
+        lines, words = self.desk.driver.lines, self.words(job)
+        if lines is None or len(self.jobs) > 1 or words.pieces is not None:
+            return
+        begin, end = self.forms[job.index]
+        if self.wants:
+            length = len(begin) + words.vocabulary.size + len(end)
+            begin, end = b"%x\r\n%b" % (length, begin), end + b"\r\n"
+        lines.enter(job, Form(begin, end), self.connection.fd)
 
     def _start(self) -> None:
         """Send the headers and the events before the first token."""
@@ -241,9 +252,8 @@ class StreamAnswer(Answer):
             headers["connection"] = "close"
         if self.style.constant(self):
             for job in self.jobs:
-                sending = self._sending(job)
-                next(sending)
-                job.send = sending.send
+                begin, _, end = self._bytes(self.style.event(self, job, _MARK, 0, 1, None)).partition(_MARKED)
+                self.forms.append(Form(begin, end))
         self.connection.transport.write(head(200, headers))
         opening = b"".join(self._bytes(event) for event in self.style.opening(self))
         if opening:
@@ -254,11 +264,15 @@ class StreamAnswer(Answer):
         body = b"data: " + _JSON(data) + b"\n\n"
         return b"event: " + name.encode() + b"\n" + body if name else body
 
+    def _chunk(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if self.wants else data
+
     def _write(self, data: bytes) -> None:
-        self.connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self.wants else data)
+        self.connection.transport.write(self._chunk(data))
 
     def ended(self, job: Job, status: Status) -> None:
         """Send the last tokens of a choice, and after the last choice the end of the stream."""
+        self._leave(job)
         if self.paused:
             self.ends.append((job, status))
             return

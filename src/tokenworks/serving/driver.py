@@ -20,6 +20,7 @@ from tokenworks.engine.types import Cluster, Requests, Status
 if TYPE_CHECKING:
     from tokenworks.serving.chaos import LiveFaults
     from tokenworks.serving.kv_events import KvWatch
+    from tokenworks.serving.lines import Lines
     from tokenworks.serving.tokens import Tokens
 
 LATEST = 3600.0
@@ -58,7 +59,7 @@ class Job:
     stopped : whether the answer ends by itself, and not at the limit of the client
     tokens : tokens of prompt and answer, if changes of the prefix caches are watched
     more : what the receiver needs to write the tokens of the job
-    send : a shorter way to `receiver.produced`, which a receiver may set: takes the output tokens so far
+    slot : place of the request in the memory of the engine; -1 before its first token
     """
 
     receiver: Receiver
@@ -79,7 +80,7 @@ class Job:
     tokens: Tokens | None = None
     pin: int = 0
     more: Any = None
-    send: Callable[[int], None] | None = None
+    slot: int = -1
 
 
 @dataclass
@@ -113,6 +114,7 @@ class Driver:
     faults : parts of the machine that fail and work again; None: nothing fails
     watched : whether changes of the prefix caches are handed to `watch`
     watch : publishes the changes
+    lines : writes tokens of some jobs, which their receivers then do not get; None: receivers get all tokens
     jobs : jobs in the engine, by their numbers
     """
 
@@ -125,6 +127,7 @@ class Driver:
     faults: LiveFaults | None = None
     watched: bool = False
     watch: KvWatch | None = None
+    lines: Lines | None = None
     jobs: dict[int, Job] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -188,6 +191,8 @@ class Driver:
             return
         if self.jobs.pop(job.number, None) is None:
             return
+        if self.lines is not None:
+            self.lines.leave(job)
         self.simulator.cancel(job.number)
         self._report(job, Status.CANCELLED)
         self._soon()
@@ -242,33 +247,44 @@ class Driver:
         self._schedule()
 
     def _hand_over(self, now: float) -> None:
-        progress, jobs = self._progress, self.jobs
-        times, count = progress.times, len(progress)
-        order = times.argsort(kind="stable")  # what was due first is written first
-        columns = (progress.numbers, progress.tokens, times, progress.ranks)
-        for number, tokens, when, rank in zip(*[column[order].tolist() for column in columns], strict=True):
-            job = jobs.get(number)
+        """Hand over the new tokens. What was due first is written first, by `lines`; then the rest in this order."""
+        progress, times = self._progress, self._progress.times
+        order, count = times.argsort(kind="stable"), len(times)
+        written = 0 if self.lines is None else self.lines.write(progress, order, now)
+        if written < count:
+            self._hand_left(order[written:], now)
+        if self.observe is not None:
+            ends = np.empty(count)
+            ends[order] = now + np.arange(1, count + 1) * ((self.now() - now) / count)
+            lates = np.maximum(ends - times, 0.0) / self.speed
+            self.observe(HandedOver(progress.ranks, progress.gaps, lates, progress.more))
+        if self.stepped is not None:
+            self.stepped(*self.simulator.work())
+
+    def _hand_left(self, left: Ints, now: float) -> None:
+        """Hand over new tokens to their receivers.
+
+        Parameters
+        ----------
+        left : their requests in `_progress`
+        now : later tokens are held [s]
+        """
+        progress = self._progress
+        columns = (progress.numbers, progress.tokens, progress.times, progress.ranks, progress.slots)
+        for number, tokens, when, rank, slot in zip(*[column[left].tolist() for column in columns], strict=True):
+            job = self.jobs.get(number)
             if job is None:
                 continue
             if job.first_s != job.first_s:  # NaN: the first token
-                job.first_s, job.rank = when, rank
+                job.first_s, job.rank, job.slot = when, rank, slot
                 if self.first is not None:
                     self.first(job)
             if tokens == job.output_tokens:
                 continue  # they come with the end
             if when > now:
                 heapq.heappush(self._held, (when, next(self._order), job, tokens, None))
-            elif job.send is not None:
-                job.send(tokens)
             else:
                 job.receiver.produced(job, tokens)
-        if self.observe is not None:
-            written = np.empty(count)
-            written[order] = now + np.arange(1, count + 1) * ((self.now() - now) / count)
-            lates = np.maximum(written - times, 0.0) / self.speed
-            self.observe(HandedOver(progress.ranks, progress.gaps, lates, progress.more))
-        if self.stepped is not None:
-            self.stepped(*self.simulator.work())
 
     def _end(self, now: float) -> None:
         ended = self.simulator.take()
@@ -287,6 +303,8 @@ class Driver:
             job.first_s, job.last_s, job.cached_tokens, job.rank = first_s, end_s, cached, rank
             job.queued_s = scheduled_s - arrival_s
             if status == Status.COMPLETED and end_s > now:
+                if self.lines is not None:  # another request may get the slot before the held tokens leave
+                    self.lines.leave(job)
                 heapq.heappush(self._held, (end_s, next(self._order), job, job.output_tokens, Status.COMPLETED))
             else:
                 self._release(job, job.output_tokens, Status(status))

@@ -31,6 +31,7 @@ from tokenworks.serving.driver import Driver, Job
 from tokenworks.serving.http import Connection, HttpError, HttpLimits, HttpRequest
 from tokenworks.serving.kv_events import OPTION, KvEventsConfig, KvPublisher, KvWatch, TierLabel
 from tokenworks.serving.lengths import OutputLengths
+from tokenworks.serving.lines import Lines
 from tokenworks.serving.live import LiveView
 from tokenworks.serving.metrics import ApiName, ServerMetrics, ServiceTerms
 from tokenworks.serving.ports import OPTION as PORTS
@@ -331,6 +332,8 @@ class Server:
             self.publisher = KvPublisher(self.settings.kv_events, len(places))
             tiers = [TierLabel.of(tier) for tier in self.served.deployment.tiers]
             self.driver.watch = KvWatch(self.publisher, places, self.served.block_tokens, self.settings.speed, tiers)
+        if self.vocabulary.size and sys.platform != "win32":
+            self.driver.lines = Lines(self.vocabulary.escaped)
         self.driver.start(self.loop, time.monotonic)
         self._started = time.monotonic()
         self.ready_s = self.loop.time() + self.settings.startup_s / self.settings.speed

@@ -186,8 +186,8 @@ class Calibration(Spec):
     def software_on(self, machine: Machine) -> tuple[Software, ...]:
         """The software stacks on the device of a machine: its own, and those that other devices of its vendor lend.
 
-        A device lends only to devices that multiply in the dtype of the weights as well, or do not as well: FP4 weights
-        have other kernels on H100 than on B200.
+        Only devices count that are like it in this: they multiply in the dtype of the weights, or they do not. FP4
+        weights have other kernels on H100 than on B200.
 
         Parameters
         ----------

@@ -88,7 +88,7 @@ class Software(Spec):
 
             ln time = sum over devices (ln time) / (devices + PRIOR_DEVICES)
 
-        An engine and a model are equally fast or slow on the devices of one vendor, which share most kernels.
+        The factors of one engine with one model resemble each other on devices of one vendor, which share kernels.
 
         Parameters
         ----------

@@ -21,12 +21,12 @@ from tokenworks.engine.kernel.codes import CHANGES_FULL, SERIES_FULL, UNCHAINED
 
 __all__ = [
     "CHANGES_FULL", "SERIES_FULL", "UNCHAINED", "Addresses", "advance", "cancel", "collect",
-    "compiled", "kept", "late", "load", "most_kept", "progress", "sample",
+    "compiled", "kept", "late", "load", "most_kept", "progress", "sample", "write",
 ]  # fmt: skip
 
 _HOMES = {
     "advance": "drive", "cancel": "drive", "collect": "drive", "sample": "drive",
-    "late": "live", "progress": "live", "most_kept": "belady",
+    "late": "live", "progress": "live", "most_kept": "belady", "write": "stream",
 }  # fmt: skip
 _lock = RLock()
 advance: native.Native
@@ -36,6 +36,7 @@ late: native.Native
 most_kept: native.Native
 progress: native.Native
 sample: native.Native
+write: native.Native
 
 
 def __getattr__(name: str) -> Any:
@@ -66,7 +67,7 @@ def load() -> bool:
     -------
     True if machine code on disk was damaged: it was deleted and compiled again
     """
-    damaged = [_load(name) for name, home in _HOMES.items() if home != "belady"]
+    damaged = [_load(name) for name, home in _HOMES.items() if home not in {"belady", "stream"}]
     return any(damaged)
 
 

@@ -9,9 +9,23 @@ import math
 import numpy as np
 
 from tokenworks.engine.kernel.base import COMPLETED, QUEUED, RUNNING, entry, inline
+from tokenworks.engine.kernel.codes import (
+    COUNT,
+    GAPS,
+    LATEST,
+    MORE,
+    NUMBERS,
+    OWNER,
+    RANKS,
+    SEEN,
+    SLOTS,
+    TIMES,
+    TOKENS,
+)
 from tokenworks.engine.kernel.drive import next_event
 from tokenworks.engine.kernel.memory import state_at
 from tokenworks.engine.kernel.steps import time_after
+from tokenworks.engine.kernel.tables import floats, ints
 from tokenworks.engine.kernel.tokens import last_decode
 
 
@@ -25,18 +39,20 @@ def next_time(s):
     return time
 
 
-@entry("address", "int", "i8[]", "i8[]", "f8[]", "i8[]", "i8[]", "i8[]", "i8[]", "f8[]", "f8[]", "i8[]")
-def progress(table, slots, owner, seen, last, counts, numbers, tokens, more, times, gaps, ranks):
+@entry("address", "int", "address")
+def progress(table, slots, caller):
     """List the requests with new output tokens, also those that have completed. Returns `next_time`.
 
     Parameters
     ----------
     slots : number of slots to look at
-    owner, seen, last : request in each slot at the last call, its output tokens then, and the time of the last of them
-    counts : counts[0] becomes the number of requests with new tokens
-    numbers, tokens, more, times, gaps, ranks : of these requests, see `progress.Progress`
+    caller : address of the table of `progress.Progress`
     """
     s = state_at(table)
+    # the request in each slot at the last call, its output tokens then, and the time of the last of them
+    owner, seen, last, counts = ints(caller, OWNER), ints(caller, SEEN), floats(caller, LATEST), ints(caller, COUNT)
+    numbers, tokens, more, ranks = ints(caller, NUMBERS), ints(caller, TOKENS), ints(caller, MORE), ints(caller, RANKS)
+    times, gaps, places = floats(caller, TIMES), floats(caller, GAPS), ints(caller, SLOTS)
     fresh = 0
     for q in range(slots):
         me = s.request[q]
@@ -56,7 +72,7 @@ def progress(table, slots, owner, seen, last, counts, numbers, tokens, more, tim
                 when += me.lag_s
             gaps[fresh] = (when - last[q]) / (made - seen[q]) if seen[q] else math.nan
             numbers[fresh], tokens[fresh], more[fresh] = me.number, made, made - seen[q]
-            times[fresh], ranks[fresh] = when, me.at
+            times[fresh], ranks[fresh], places[fresh] = when, me.at, q
             seen[q], last[q] = made, when
             fresh += 1
     counts[0] = fresh

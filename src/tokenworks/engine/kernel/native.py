@@ -217,8 +217,6 @@ def _called(function: Callable[..., int], code: Code) -> Native:
         for value, item in zip(values, takes, strict=True):
             if item is None:
                 words.append(value)
-            elif type(value) is Prepared:
-                words += value.of(item)
             else:
                 words += _words(value, item)
         result, error = gives(), ctypes.c_void_p()
@@ -230,22 +228,27 @@ def _called(function: Callable[..., int], code: Code) -> Native:
     return call
 
 
-class Prepared:
-    """An array that many calls take: what compiled code needs of it is looked up once.
+class ArrayTable:
+    """Arrays that many calls take, behind one address: the address and the length of each (`tables`).
 
     Parameters
     ----------
-    array : the array; it stays as long as this object
+    items : dtypes of the arrays that compiled code expects, such as "i8 f8"
+    arrays : the arrays; they stay as long as this object
+
+    Raises
+    ------
+    TypeError : an array is of another type, or has gaps
     """
 
-    __slots__ = ("_array", "_item", "_words")
+    __slots__ = ("_arrays", "_words", "address")
 
-    def __init__(self, array: NDArray[Any]) -> None:
-        self._array, self._item, self._words = array, array.dtype, _words(array, array.dtype)
-
-    def of(self, item: np.dtype[Any]) -> tuple[Any, ...]:
-        """The array as numba takes it, where it wants these items."""
-        return self._words if item == self._item else _words(self._array, item)
+    def __init__(self, items: str, *arrays: NDArray[Any]) -> None:
+        for item, array in zip(items.split(), arrays, strict=True):
+            _words(array, np.dtype(item))
+        self._arrays = arrays
+        self._words = np.array([(array.ctypes.data, len(array)) for array in arrays], np.int64)
+        self.address: int = self._words.ctypes.data
 
 
 def _words(array: NDArray[Any], item: np.dtype[Any]) -> tuple[Any, ...]:
