@@ -13,7 +13,7 @@ REASONS = {
         "takes 1,000 requests at once; only a fixed time for each request is modelled."
     ),
     "Left-out systems, TPOT: points inside the 80 % interval": (
-        "MI300X has points of six software stacks. With so few stacks, chance gives 49 to 84 %. DeepSeek-V4-Pro is slow "
+        "MI300X has points of six software stacks. With so few, chance gives 49 to 84 %. DeepSeek-V4-Pro is slow "
         "with vLLM on both devices of AMD, but MI355X multiplies in FP4, so it lends no factor for these weights."
     ),
     "Left-out systems, frontier: throughputs inside the 80 % interval": (
