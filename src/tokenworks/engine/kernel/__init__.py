@@ -11,6 +11,7 @@ Numba is imported only to compile: what it has compiled is kept on disk, and loa
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from threading import RLock
 from typing import Any
@@ -61,13 +62,16 @@ def _load(name: str) -> bool:
 
 
 def load() -> bool:
-    """Load all entry points that a simulation needs; compile those that are not on disk.
+    """Load all entry points that a simulation or a server needs; compile those that are not on disk.
+
+    A process that compiles keeps numba, some 600 MB, as long as it lives: so a server must find all of them on disk.
 
     Returns
     -------
     True if machine code on disk was damaged: it was deleted and compiled again
     """
-    damaged = [_load(name) for name, home in _HOMES.items() if home not in {"belady", "stream"}]
+    other = {"belady"} if sys.platform != "win32" else {"belady", "stream"}
+    damaged = [_load(name) for name, home in _HOMES.items() if home not in other]
     return any(damaged)
 
 
