@@ -13,33 +13,23 @@ import re
 import resource
 import signal
 import socket
-import struct
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from benchmarks.serve import completion, deployment
+from tests.serving.client import leave
 
-RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER with no time: the end of the connection is a reset."""
+from benchmarks.serve import Started, completion, deployment, started
+
 BODY = 1 << 20
 """`--max-body` of the server [byte]."""
 PATIENCE_S = 30.0
 """Longest wait for the server to be at rest [s]."""
 GAUGES = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
 EVENTS, ANSWERS = "tokenworks_connection_events_total", "http_requests_total"
-
-
-class Started(NamedTuple):
-    """A server in a process of its own."""
-
-    process: subprocess.Popen[str]
-    port: int
 
 
 def start(file: Path, port: int = 0) -> Started:
@@ -51,12 +41,7 @@ def start(file: Path, port: int = 0) -> Started:
     port : its port; 0 = any
     """
     command = [sys.executable, "-m", "tokenworks", "serve", str(file), "--port", str(port), "--max-body", str(BODY)]
-    process = subprocess.Popen([*command, "--max-connections", "3000"], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if found := re.search(r"http://\S+?:(\d+)", line):
-            return Started(process, int(found[1]))
-    raise SystemExit("the server did not start")
+    return started([*command, "--max-connections", "3000"])
 
 
 def opened(port: int) -> socket.socket:
@@ -109,13 +94,7 @@ def vanish(port: int) -> list[str]:
         sock.sendall(completion("x", 8000))
     for sock in socks:
         assert sock.recv(15) == b"HTTP/1.1 200 OK"
-    for place, sock in enumerate(socks):
-        if place % 3 == 0:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        elif place % 3 == 1:
-            sock.shutdown(socket.SHUT_WR)
-    for sock in socks:
-        sock.close()
+    leave(socks)
     return []
 
 

@@ -33,10 +33,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,6 +61,31 @@ def deployment(replicas: int, sequences: int) -> dict[str, Any]:
     return {"model": MODEL, "system": f"hgx-h100:{replicas}", "roles": roles}
 
 
+class Started(NamedTuple):
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+
+def started(command: Sequence[str]) -> Started:
+    """Start `tokenworks serve`, and wait until it listens.
+
+    Parameters
+    ----------
+    command : the command
+    """
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    line = ""
+    while "http://" not in line:
+        line = process.stderr.readline()
+        assert line, "the server did not start"
+    match = re.search(r":(\d+),", line)
+    assert match
+    return Started(process, int(match[1]))
+
+
 @contextmanager
 def served(folder: str, plan: dict[str, Any], *options: str, noted: Path | None = None) -> Iterator[int]:
     """A server in a process of its own; its port.
@@ -76,19 +101,12 @@ def served(folder: str, plan: dict[str, Any], *options: str, noted: Path | None 
     file.write_text(json.dumps(plan))
     start = ["tokenworks"] if noted is None else ["benchmarks.watch", str(noted), str(SERVER)]
     command = [sys.executable, "-m", *start, "serve", str(file), "--port", "0", "--drain", "0", *options]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert server.stderr is not None
-    line = ""
-    while "http://" not in line:
-        line = server.stderr.readline()
-        assert line, "the server did not start"
-    match = re.search(r":(\d+),", line)
-    assert match
+    server = started(command)
     try:
-        yield int(match[1])
+        yield server.port
     finally:
-        server.terminate()
-        server.wait(60)
+        server.process.terminate()
+        server.process.wait(60)
 
 
 class Reader(asyncio.Protocol):

@@ -20,7 +20,7 @@ from tokenworks.calibrate.measured import read_points
 from tokenworks.calibrate.unseen import Known, predicted, throughputs
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.costs.rates import rates
-from tokenworks.specs.calibration import Calibration, load_calibration
+from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import machine
 from tokenworks.specs.interval import DISTANCES, Distance, IntervalLaw, Nearness, SpreadGrowth
 from tokenworks.specs.provenance import Quantity
@@ -79,7 +79,8 @@ def test_intervals_of_points_that_are_predicted_exactly(tmp_path: Path, monkeypa
     assert max(abs(one.error) for one in throughputs(problem, seconds)) < 1e-9
     factor = Factor(("nvidia-hopper",), "hbm", 0.5)
     slower = turned(problem.calibration, [factor], np.array([-0.3]))
-    systems: dict[str, Calibration] = {"h100": slower, "h200": problem.calibration}
+    left = {name: np.array([point.device == name for point in problem.points]) for name in ("h100", "h200")}
+    systems = {"h100": problem.seen(slower, ~left["h100"]), "h200": problem.seen(problem.calibration, ~left["h200"])}
     known = Known(problem, [factor], np.zeros(1), systems)
     assert set(known.without(known.devices == "h100").devices) == {"h200"}
     intervals = device_intervals(known, PRIOR)
@@ -96,7 +97,7 @@ def test_intervals_of_points_that_are_predicted_exactly(tmp_path: Path, monkeypa
     assert exact is not None
     assert exact.covered == 1.0
     assert exact.needed == 1.05
-    both = Known(problem, [factor], np.zeros(1), dict.fromkeys(systems, slower))
+    both = Known(problem, [factor], np.zeros(1), {name: problem.seen(slower, ~own) for name, own in left.items()})
     assert (device_intervals(both, PRIOR).fields["throughput_correlation"].value or 0) > 0.5
 
 

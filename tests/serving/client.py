@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import socket
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tests.serving.conftest import Endpoint
+
+RESET = b"\1\0\0\0\0\0\0\0"
+"""SO_LINGER with no time: the end of the connection is a reset."""
 
 
 def connected(endpoint: Endpoint) -> socket.socket:
@@ -106,3 +110,14 @@ def idle(endpoint: Endpoint, seconds: float = 15.0) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def leave(socks: Sequence[socket.socket]) -> None:
+    """Close connections: a third by a reset, a third that were half-closed before, and a third by an end."""
+    for place, sock in enumerate(socks):
+        if place % 3 == 0:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        elif place % 3 == 1:
+            sock.shutdown(socket.SHUT_WR)
+    for sock in socks:
+        sock.close()

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.serving.client import Response, ask, connected, get, idle, post, read, unchunked
+from tests.serving.client import RESET, Response, ask, connected, get, idle, leave, post, read, unchunked
 from tests.serving.conftest import DEPLOYMENT, Endpoint, built, running
 from tokenworks.serving.answers import StreamAnswer
 from tokenworks.serving.http import HttpLimits
@@ -26,8 +26,6 @@ from tokenworks.serving.http import HttpLimits
 TRIES = int(os.environ.get("FUZZ_CASES", "40"))
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
 SO_ATTACH_FILTER = 26
-RESET = b"\1\0\0\0\0\0\0\0"
-"""SO_LINGER with no time: the end of the connection is a reset."""
 
 
 @pytest.fixture(scope="module")
@@ -79,13 +77,7 @@ def test_a_thousand_clients_that_vanish(wide: Endpoint) -> None:
     for sock in socks[:900]:
         assert sock.recv(15) == b"HTTP/1.1 200 OK"
     assert wide.server.driver.levels().running.sum() > 900
-    for place, sock in enumerate(socks):
-        if place % 3 == 0:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        elif place % 3 == 1:
-            sock.shutdown(socket.SHUT_WR)
-    for sock in socks:
-        sock.close()
+    leave(socks)
     at_rest(wide)
     assert counted(wide, "client_left") == left + 1000
     assert not wide.server.driver.jobs

@@ -118,7 +118,7 @@ class Known:
     problem : the points in closed form
     factors : the factors of the fit
     theta : logarithm of each factor, in the fit on all points [-]
-    systems : device -> calibration that was fitted without its points
+    systems : device -> calibration that was fitted without its points, as `Problem.seen` gives it
     say : receives progress messages; None for no messages
     """
 
@@ -178,7 +178,7 @@ class Known:
         """
         (device, *others) = sorted(set(map(str, self.devices[mask])) - {""})
         if not others and device in self.systems and mask[self.devices == device].all():
-            return self.problem.seen(self.systems[device], ~mask)
+            return self.systems[device]
         theta = self._fitted(mask)
         return self.problem.seen(turned(self.problem.calibration, self.factors, theta), ~mask)
 
