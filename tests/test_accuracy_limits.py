@@ -17,7 +17,7 @@ from tokenworks.calibrate.case import case
 from tokenworks.calibrate.measured import read_points
 from tokenworks.calibrate.predict import Predicted
 from tokenworks.calibrate.score import Pair
-from tokenworks.calibrate.software import PRIOR_SPLITS, SPLIT_POINTS
+from tokenworks.calibrate.software import PRIOR_SPLITS, PRIOR_WIDTHS, SPLIT_POINTS
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.software import Software, SoftwareKey
 
@@ -65,7 +65,7 @@ def test_factors_are_taken_out_and_put_in_again_without_the_own_split(tmp_path: 
     measured = [replace(one, measured=replace(one.measured, tpot=slower[one.workers[0].tp])) for one in points]
     own = case(points[0], PRIOR)
     key = SoftwareKey.of("h100", "vllm", own.site.model, drafts=False)
-    stack = Software(**key._asdict(), model="llama", time=1.3, points=6, splits=3)
+    stack = Software(**key._asdict(), model="llama", time={1: 1.3}, points=6, splits=3)
     calibration = PRIOR.model_copy(update={"software": (stack,)})
     pairs = [(point, Predicted(tpot=1.3, rate=10.0)) for point in measured]
     plain = software.without_factors(pairs, calibration)
@@ -74,9 +74,13 @@ def test_factors_are_taken_out_and_put_in_again_without_the_own_split(tmp_path: 
         assert one.rate == pytest.approx(13.0)
     left = software.by_other_splits(plain, calibration)
     for point, one in left:
-        others = [math.log(value) for tp, value in slower.items() if tp != point.workers[0].tp]
-        weight = 2 / (2 + SPLIT_POINTS)  # each split has two points
-        factor = math.exp(weight * sum(others) / (weight * 2 + PRIOR_SPLITS))
+        others = {tp: math.log(value) for tp, value in slower.items() if tp != point.workers[0].tp}
+        (first, low), (second, high) = others.items()
+        weight, doublings = 2 / (2 + SPLIT_POINTS), math.log2(second / first)  # each split has two points
+        level = weight * (low + high) / (weight * 2 + PRIOR_SPLITS)
+        slope = weight * doublings / 2 * (high - low) / (weight * doublings**2 / 2 + PRIOR_WIDTHS)
+        at = {1: -doublings / 2, 2: 0, 4: doublings / 2}[point.workers[0].tp]  # nearest measured width, or between
+        factor = math.exp(level + slope * at)
         assert one.tpot == pytest.approx(factor)
         assert one.rate == pytest.approx(13.0 / factor)
 

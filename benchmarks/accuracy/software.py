@@ -25,7 +25,8 @@ def without_factors(pairs: Sequence[Pair], calibration: Calibration) -> list[Pai
     moved = []
     for point, prediction in pairs:
         factor = case(point, calibration).site.rates.software_of(point.drafts)
-        moved.append(_times((point, prediction), 1 / factor.time if factor else 1.0))
+        slower = float(factor.at(point.workers[-1].tp)) if factor else 1.0
+        moved.append(_times((point, prediction), 1 / slower))
     return moved
 
 

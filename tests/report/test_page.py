@@ -147,7 +147,7 @@ def test_the_answer_names_the_measured_software(kind: str, lang: Lang, says: str
     answer = plain["deployments"][0] if kind == "plan" else plain
     answer["software"] = [
         {"device": "h100", "engine": "sglang", "model": "<b>R1", "architecture": "deepseek_v3", "parameters": 1,
-         "weights": "fp8", "drafts": True, "time": 1.27, "points": 43, "splits": 3}
+         "weights": "fp8", "drafts": True, "time": {"1": 1.27}, "points": 43, "splits": 3}
     ]  # fmt: skip
     document = page(BUILDERS[kind](plain, machines, COMMAND, lang), lang)
     assert says in PageReader(document).shown

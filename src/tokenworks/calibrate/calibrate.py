@@ -188,8 +188,7 @@ def calibrate(
     software = fit_software(points, fitted, without=without, say=say)
     fitted = fitted.model_copy(update={"software": software.beside(prior)})
     metered = [point for point in points if point.measured.energy]
-    source = f"energy of {len(metered)} points of {fitted_on}"
-    power = fit_power(metered, predict_all(metered, fitted, say=say), prior.power, source)
+    power = fit_power(metered, predict_all(metered, fitted, say=say), prior.power, fitted_on)
     fitted = fitted.model_copy(update=_ttft_spread(points, fitted, say))
     fitted = power.into(fitted) if power else fitted
     return Calibrated(fitted, prior, whole, problem, systems, intervals, software, power)

@@ -192,7 +192,7 @@ class Drawn(NamedTuple):
         return _errors(self.use[mask], self.share[mask], logs)
 
 
-def fit_power(points: Sequence[Point], predictions: Sequence[Predicted], prior: Power, source: str) -> PowerFit | None:
+def fit_power(points: Sequence[Point], predictions: Sequence[Predicted], prior: Power, data: str) -> PowerFit | None:
     """Fit the shares of TDP by least squares on the log of mean power; None if too few points have energy.
 
     The fit uses power, computed with the measured rate, and not energy. So an error of the predicted time does not
@@ -207,7 +207,7 @@ def fit_power(points: Sequence[Point], predictions: Sequence[Predicted], prior: 
     points : measured points
     predictions : predictions of the points, with U, the shares of time on the roofs
     prior : shares that the fit starts from
-    source : source of the fitted numbers, for the calibration file
+    data : name of the data, for the sources in the calibration file
     """
     drawn = Drawn.of(points, predictions)
     if len(drawn.share) < LEAST_POINTS:
@@ -223,17 +223,18 @@ def fit_power(points: Sequence[Point], predictions: Sequence[Predicted], prior: 
         left[name] = drawn.errors(own, drawn.shares(~own, start, FREEDOM))
     how = "systems left out of the fit" if left else "in sample: one system only"
     width = conformal(np.concatenate(list(left.values())) if left else inside)
-    power = _power(prior, logs, source, spread(round(width, 2), f"{how}: {len(inside)} points"))
+    interval = spread(round(width, 2), f"{how}: {len(inside)} points")
+    power = _power(prior, logs, f"energy of {len(inside)} points of {data}", interval)
     families = {
         name: one
         for name in sorted({str(name) for name in drawn.families} - {""})
-        if (one := _family_power(drawn, name, prior, start, source))
+        if (one := _family_power(drawn, name, prior, start, data))
     }
     systems = [LeftPower.of(str(name), errors) for name, errors in left.items()]
     return PowerFit(power, len(inside), _median(inside), systems, families)
 
 
-def _family_power(drawn: Drawn, name: str, prior: Power, start: Floats, source: str) -> FamilyPower | None:
+def _family_power(drawn: Drawn, name: str, prior: Power, start: Floats, data: str) -> FamilyPower | None:
     """The shares of one family; None if it has too few points, or too few models.
 
     The interval comes from its models, each left out of both fits: of all devices, and of the family.
@@ -251,7 +252,7 @@ def _family_power(drawn: Drawn, name: str, prior: Power, start: Floats, source: 
     unseen = np.concatenate([drawn.errors(mask, logs) for mask, logs in turns])
     logs = without(nothing)
     width = spread(round(conformal(unseen), 2), f"models of {name} left out of the fit: {len(unseen)} points")
-    power = _power(prior, logs, f"{source}, {name}", width)
+    power = _power(prior, logs, f"energy of {len(unseen)} points of {name} in {data}", width)
     return FamilyPower(power, len(unseen), _median(drawn.errors(own, logs)), _median(unseen))
 
 

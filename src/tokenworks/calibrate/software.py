@@ -2,12 +2,17 @@
 
 All constants of a calibration hold for whole device families or engines. Half of the error that remains belongs to one
 engine with one model on one device: the version of the engine, its kernels for the model, its settings. No point
-states these. So each stack gets one factor. Splits differ from each other, and so do the points of a split. So the
-logarithm of the factor is a weighted mean over splits, pulled to 0 (no factor) as by `PRIOR_SPLITS` splits without an
-error:
+states these. So each stack gets a factor, which may change with the TP width (one engine joins its kernels for one
+device, another one those for eight). Splits differ from each other, and so do the points of a split. So the logarithm
+of the factor is a line through the splits by weighted least squares. The line is pulled to 0 (no factor) as by
+`PRIOR_SPLITS` splits without an error, and to the same factor at all widths as by `PRIOR_WIDTHS` splits:
 
-    ln time = - sum over splits (w median of ln(predicted / measured)) / (sum over splits (w) + PRIOR_SPLITS)
+    ln time(tp) = - (a + b (log2(tp) - mean of log2(tp)))
+    a, b : least sum over splits (w (median of ln(predicted / measured) - a - b (log2(tp) - mean))^2)
+           + PRIOR_SPLITS a^2 + PRIOR_WIDTHS b^2
     w = points / (points + SPLIT_POINTS)
+
+Outside of the measured widths, the factor is that of the nearest one.
 
 References
 ----------
@@ -43,6 +48,11 @@ PRIOR_SPLITS = 0.3
 """Splits without an error that the prior of a factor counts as: variance between the splits of a stack / variance
 between stacks. The geometric mean of its estimates, 0.08 with and 1.1 without outliers [count]."""
 
+PRIOR_WIDTHS = 7.0
+"""The same for the change of a factor with each doubling of the TP width: variance between the splits of a stack /
+variance of this change between stacks. Its estimates by maximum likelihood are 8.1 with and 6.2 without outliers
+[count]."""
+
 SPLIT_POINTS = 1.0
 """Points of a split that tell as much as the next split does: variance within a split / variance between the splits of
 a stack. Between its estimates, 0.4 without and 1.7 with outliers [count]."""
@@ -70,12 +80,14 @@ class Residual(NamedTuple):
     ----------
     key, model : its software stack, and the name of its model
     split : its instances and their widths
+    tp : TP width of the instances that write tokens [-]
     off : ln(predicted / measured) of its TPOT, predicted without the factor of the stack [-]
     """
 
     key: SoftwareKey
     model: str
     split: tuple[object, ...]
+    tp: int
     off: float
 
     @classmethod
@@ -88,7 +100,7 @@ class Residual(NamedTuple):
         point : the measured point
         off : ln(predicted / measured) of its TPOT, predicted without the factor of the stack [-]
         """
-        return cls(key, point.model, (point.mode, *point.split), off)
+        return cls(key, point.model, (point.mode, *point.split), point.workers[-1].tp, off)
 
 
 class SoftwareFit(NamedTuple):
@@ -171,6 +183,59 @@ def residual_of(point: Point, predicted: Predicted, calibration: Calibration) ->
     return Residual.of(key, point, math.log(predicted.tpot / point.measured.tpot))
 
 
+class Line(NamedTuple):
+    """Logarithm of the factor of a software stack, over the binary logarithm of the TP width.
+
+    Parameters
+    ----------
+    level : at `middle` [-]
+    slope : change with each doubling of the width [-]
+    middle : mean of the binary logarithms of the measured widths [-]
+    least, most : measured widths [-]
+    """
+
+    level: float
+    slope: float
+    middle: float
+    least: int
+    most: int
+
+    @classmethod
+    def through(cls, members: Sequence[Residual]) -> Line:
+        """The line of the points of a stack.
+
+        Parameters
+        ----------
+        members : errors of its points, at least one
+        """
+        splits: dict[tuple[object, int], list[float]] = defaultdict(list)
+        for one in members:
+            splits[one.split, one.tp].append(one.off)
+        medians = np.array([np.median(errors) for errors in splits.values()])
+        points = np.array([len(errors) for errors in splits.values()])
+        widths = [tp for _, tp in splits]
+        weights, at = points / (points + SPLIT_POINTS), np.log2(widths)
+        middle = float(np.average(at, weights=weights))
+        # With the mean width as origin, the two sums of least squares are independent.
+        level = float(weights @ medians) / (float(weights.sum()) + PRIOR_SPLITS)
+        slope = float(weights * (at - middle) @ medians) / (float(weights @ (at - middle) ** 2) + PRIOR_WIDTHS)
+        return cls(-level, -slope, middle, min(widths), max(widths))
+
+    def at(self, tp: int) -> float:
+        """Logarithm of the factor at a TP width [-].
+
+        Parameters
+        ----------
+        tp : the width [-]
+        """
+        return self.level + self.slope * (math.log2(min(max(tp, self.least), self.most)) - self.middle)
+
+    @property
+    def time(self) -> dict[int, float]:
+        """The factors at the least and at the most measured width, see `Software.time`."""
+        return {tp: float(f"{math.exp(self.at(tp)):.{DIGITS}g}") for tp in sorted({self.least, self.most})}
+
+
 def software_of(residuals: Sequence[Residual]) -> tuple[Software, ...]:
     """The factor of each software stack, ordered by name.
 
@@ -180,9 +245,8 @@ def software_of(residuals: Sequence[Residual]) -> tuple[Software, ...]:
     """
     found = []
     for key, members in sorted(_stacks(residuals).items()):
-        time = float(f"{math.exp(log_time(members)):.{DIGITS}g}")
-        splits = len({one.split for one in members})
-        model = min(one.model for one in members)
+        splits, model = len({one.split for one in members}), min(one.model for one in members)
+        time = Line.through(members).time
         found.append(Software(**key._asdict(), model=model, time=time, points=len(members), splits=splits))
     return tuple(found)
 
@@ -193,22 +257,6 @@ def _stacks(residuals: Sequence[Residual]) -> dict[SoftwareKey, list[Residual]]:
     for one in residuals:
         stacks[one.key].append(one)
     return {key: members for key, members in stacks.items() if len(members) >= LEAST}
-
-
-def log_time(members: Sequence[Residual]) -> float:
-    """Logarithm of the factor of a software stack; 0 without points [-].
-
-    Parameters
-    ----------
-    members : errors of its points
-    """
-    splits: dict[object, list[float]] = defaultdict(list)
-    for one in members:
-        splits[one.split].append(one.off)
-    medians = np.array([np.median(errors) for errors in splits.values()])
-    points = np.array([len(errors) for errors in splits.values()])
-    weights = points / (points + SPLIT_POINTS)
-    return -float(weights @ medians) / (float(weights.sum()) + PRIOR_SPLITS)
 
 
 def left_out(asked: Sequence[Residual], known: Sequence[Residual]) -> Floats:
@@ -222,8 +270,8 @@ def left_out(asked: Sequence[Residual], known: Sequence[Residual]) -> Floats:
     stacks = _stacks(known)
 
     @functools.cache
-    def turn(key: SoftwareKey, split: tuple[object, ...]) -> float:
+    def turn(key: SoftwareKey, split: tuple[object, ...], tp: int) -> float:
         others = [one for one in stacks.get(key, ()) if one.split != split]
-        return log_time(others) if others else math.nan
+        return Line.through(others).at(tp) if others else math.nan
 
-    return np.array([turn(one.key, one.split) for one in asked])
+    return np.array([turn(one.key, one.split, one.tp) for one in asked])

@@ -19,6 +19,7 @@ from tokenworks.cli.tables import Columns, print_table
 from tokenworks.cli.training_runs import calibrate_runs
 from tokenworks.errors import SpecError, UnknownName
 from tokenworks.specs.save import must_be_writable
+from tokenworks.specs.software import times_words
 
 if TYPE_CHECKING:
     from tokenworks.calibrate.kernels.fit import KernelFit, KernelRows
@@ -290,10 +291,10 @@ def _print_distances(plain: dict[str, Any]) -> None:
 
 def _print_software(plain: dict[str, Any]) -> None:
     """Print the software stacks with the largest factors, and the errors on splits that the factors have not seen."""
-    stacks = sorted(plain["software"], key=lambda one: -abs(math.log(one["time"])))
+    stacks = sorted(plain["software"], key=lambda one: -max(abs(math.log(time)) for time in one["time"].values()))
     rows = [
         [one["device"], one["engine"], one["model"], one["weights"], "yes" if one["drafts"] else "no",
-         f"{one['time']:.2f}", str(one["points"]), str(one["splits"])]
+         times_words(one["time"]), str(one["points"]), str(one["splits"])]
         for one in stacks[:LISTED]
     ]  # fmt: skip
     columns: Columns = {

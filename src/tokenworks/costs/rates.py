@@ -128,14 +128,15 @@ class Rates:
         found = (self.software_of(drafts) for drafts in sorted({min(drafts, 1) for drafts in draft_tokens}))
         return tuple(one for one in found if one)
 
-    def software_time(self, draft_tokens: FloatArray) -> FloatArray:
+    def software_time(self, draft_tokens: FloatArray, tp: FloatArray) -> FloatArray:
         """Time of a step with this software / its time by all other constants; 1 without measured points [-].
 
         Parameters
         ----------
         draft_tokens : draft tokens per step; 0 = no speculation [token]
+        tp : TP width [-]
         """
-        plain, drafted = (one.time if (one := self.software_of(drafts)) else 1.0 for drafts in (0, 1))
+        plain, drafted = (one.at(tp) if (one := self.software_of(drafts)) else 1.0 for drafts in (0, 1))
         return np.where(np.asarray(draft_tokens) > 0, drafted, plain)
 
     def spread_of(self, draft_tokens: float) -> float:

@@ -98,7 +98,7 @@ def step(
 
     policy = OVERLAPS[overlap] if isinstance(overlap, str) else some_halved(overlap)
     whole = policy(run, _host(model, split, batch, engine))
-    return whole.slowed(rates.software_time(split.draft_tokens)) if rates.software else whole
+    return whole.slowed(rates.software_time(split.draft_tokens, split.tp)) if rates.software else whole
 
 
 # ── overlap and host ──────────────────────────────────────────────────────────────────────────────────────────────

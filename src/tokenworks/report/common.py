@@ -115,11 +115,20 @@ def grade_words(grade: str, words: Words) -> str:
 def software_words(software: Sequence[Mapping[str, Any]], words: Words) -> str:
     """What the step times rest on: a sentence for each software stack with measured points."""
     return " ".join(
-        filled(words["software_mtp" if one["drafts"] else "software"], time=figure(one["time"], 3),
+        filled(words["software_mtp" if one["drafts"] else "software"], time=_times(one["time"], words),
                points=figure(one["points"]), splits=figure(one["splits"]), engine=engine_title(one["engine"]),
                model=one["model"], weights=one["weights"], device=_measured_on(one, words))
         for one in software
     )  # fmt: skip
+
+
+def _times(time: Mapping[str, float], words: Words) -> str:
+    """The factors of a software stack at the least and at the most measured TP width; one factor if they are equal."""
+    ends = [(tp, figure(time[tp], 3)) for tp in sorted(time, key=int)]
+    (least, first), (most, last) = ends[0], ends[-1]
+    if first == last:
+        return first
+    return filled(words["software_widths"], first=first, least=least, last=last, most=most)
 
 
 def _measured_on(software: Mapping[str, Any], words: Words) -> str:

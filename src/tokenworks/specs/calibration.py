@@ -186,22 +186,21 @@ class Calibration(Spec):
     def software_on(self, machine: Machine) -> tuple[Software, ...]:
         """The software stacks on the device of a machine: its own, and those that other devices of its vendor lend.
 
-        Only devices count that are like it in this: they multiply in the dtype of the weights, or they do not. FP4
-        weights have other kernels on H100 than on B200.
+        Devices lend first that are like it in this: they multiply in the dtype of the weights, or they do not. FP4
+        weights have other kernels on H100 than on B200. If there is no such device, the others of the vendor lend.
 
         Parameters
         ----------
         machine : name of the device, its family and its peaks
         """
         own = {one.key: one for one in self.software if one.device == machine.device}
-        others: dict[SoftwareKey, list[Software]] = {}
+        others: dict[SoftwareKey, dict[bool, list[Software]]] = {}
         for one in self.software:
-            silicon = self.devices.get(one.device)
-            if not silicon or vendor_of(silicon.family) != vendor_of(machine.family):
-                continue
-            if (one.weights in silicon.dtypes) == (one.weights in machine.peak):
-                others.setdefault(one.key.on(machine.device), []).append(one)
-        lent = (Software.like(found, machine.device) for key, found in others.items() if key not in own)
+            silicon, key = self.devices.get(one.device), one.key.on(machine.device)
+            if key not in own and silicon and vendor_of(silicon.family) == vendor_of(machine.family):
+                alike = (one.weights in silicon.dtypes) == (one.weights in machine.peak)
+                others.setdefault(key, {True: [], False: []})[alike].append(one)
+        lent = (Software.like(found[True] or found[False], machine.device) for found in others.values())
         return (*own.values(), *lent)
 
     def grade_of(self, machine: Machine) -> Grade:
