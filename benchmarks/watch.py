@@ -115,6 +115,13 @@ class Writes:
             self.came, self.began, self.ended = seen["streams"]
 
 
+def _counted(spells: tuple[Floats, ...]) -> tuple[Floats, Floats]:
+    """Begins of spells, in order, and the times until which they count: `AFTER_S` after the last end so far [s]."""
+    all_spells = np.concatenate([np.zeros((0, 2)), *spells])
+    starts, stops = all_spells[np.argsort(all_spells[:, 0], kind="stable")].T
+    return starts, np.maximum.accumulate(stops) + AFTER_S
+
+
 def slow(begins: Floats, ends: Floats, *spells: Floats) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Whether there was a slow spell at some time of each span, or up to `AFTER_S` before it.
 
@@ -123,10 +130,24 @@ def slow(begins: Floats, ends: Floats, *spells: Floats) -> np.ndarray[Any, np.dt
     begins, ends : begin and end of each span [s]
     spells : rows of begin and end [s]
     """
-    all_spells = np.concatenate([np.zeros((0, 2)), *spells])
-    starts, stops = all_spells[np.argsort(all_spells[:, 0], kind="stable")].T
-    first = np.searchsorted(np.maximum.accumulate(stops) + AFTER_S, begins)
+    starts, untils = _counted(spells)
+    first = np.searchsorted(untils, begins)
     return (first < len(starts)) & (np.append(starts, np.inf)[first] < ends)
+
+
+def quiet(begin: float, end: float, *spells: Floats) -> tuple[float, float]:
+    """Begin and end of the longest stretch of a span without a slow spell, also up to `AFTER_S` before it [s].
+
+    Parameters
+    ----------
+    begin, end : the span [s]
+    spells : rows of begin and end [s]
+    """
+    starts, untils = _counted(spells)
+    froms = np.clip(np.append(begin, untils), begin, end)
+    tos = np.clip(np.append(starts, end), begin, end)
+    longest = int(np.argmax(tos - froms))
+    return float(froms[longest]), float(tos[longest])
 
 
 def written(file: str, streams: list[list[float]], turns: list[tuple[float, Any, float]]) -> None:
