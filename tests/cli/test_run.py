@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -185,3 +187,21 @@ def test_damaged_code_of_the_engine_is_named(
     monkeypatch.setattr("tokenworks.engine.simulator.warm_up", lambda: True)
     compile_once()
     assert "was damaged; it was compiled again" in capsys.readouterr().err
+
+
+def test_the_engine_is_compiled_in_a_process_of_its_own(kernel: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that this process does not keep what compiles. The process runs in earnest; it finds the code on disk."""
+    happened, run = [], subprocess.run
+
+    def apart(*given: Any, **options: Any) -> None:
+        happened.append(run(*given, **options).returncode)
+
+    monkeypatch.setattr("tokenworks.engine.simulator.compiled", lambda: False)
+    monkeypatch.setattr("tokenworks.engine.simulator.kept", lambda: True)
+    monkeypatch.setattr("tokenworks.engine.simulator.warm_up", lambda: happened.append(-1))
+    monkeypatch.setattr("tokenworks.cli.progress.subprocess.run", apart)
+    compile_once()
+    assert happened == [0, -1]
+    monkeypatch.setattr("tokenworks.engine.simulator.kept", lambda: False)
+    compile_once()
+    assert happened == [0, -1, -1]

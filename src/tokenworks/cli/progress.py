@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -30,9 +33,21 @@ def compile_once() -> None:
         if not kept():
             notes().paragraph("set NUMBA_CACHE_DIR to a folder that can be written, and the next run starts at once")
     with progress("compiling the simulator") if not compiled() else nullcontext():
+        if not compiled() and kept():
+            _compile_apart()
         damaged = warm_up()
     if damaged:
         notes().paragraph(DAMAGED)
+
+
+def _compile_apart() -> None:
+    """Compile in a process of its own: who compiles keeps numba, some 600 MB, as long as it lives. A server lives long.
+
+    If that process fails, nothing is on disk, and this one compiles and says what is wrong.
+    """
+    command = [sys.executable, "-P", "-c", "from tokenworks.engine.simulator import warm_up; warm_up()"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(command, env=env, check=False, stderr=subprocess.DEVNULL)
 
 
 def progress(words: str) -> AbstractContextManager[Callable[[str], None] | None]:
