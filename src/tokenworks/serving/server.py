@@ -407,7 +407,7 @@ class Server:
 def _fill_small_blocks() -> None:
     """Fill NumPy's store of freed blocks, so that the memory of a server that leaks nothing does not grow.
 
-    NumPy keeps seven freed blocks of each size below 1,024 bytes, 3.7 MB together (`alloc.c`, NBUCKETS and NCACHE).
+    NumPy keeps seven freed blocks of each size below 1,024 bytes, 3.7 MB together (NBUCKETS and NCACHE of its `alloc`).
     """
     for size in range(1024):
         _ = [np.empty(size, np.int8) for _ in range(7)]
