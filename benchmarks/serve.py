@@ -8,8 +8,8 @@ begin one after the other. With `--replicas 1`, the tokens of all streams leave 
 A virtual machine may be slow for a moment without saying so. So a watcher on each core notes when this happens
 (`watch`), and each row has the p99 of all tokens, the p99 of tokens that were due outside of slow spells of the
 server's core (and of turns in which other programs had this core), and the share of these tokens. A line below the row
-has the longest stretch of time in which no core was slow, and the p99 of all tokens that were due in it. Server and
-client have a core each.
+has the longest stretch of time in which no core was slow, and the p99 of all tokens that were due and written in it.
+Server and client have a core each.
 
     python -m benchmarks.serve --streams 300,600,900,1200 --seconds 10
     python -m benchmarks.serve --memory --streams 300,600,900,1200,1500
@@ -221,15 +221,25 @@ def loads(folder: str, given: argparse.Namespace) -> None:
             f"({100 * calm.mean():.1f} % of the tokens) p99 {p99(lates[calm]):4.1f} ms, "
             f"late by more than 10 ms {100 * late.mean():.2f} % of all, {100 * (late & calm).mean():.2f} % outside"
         )
-        start, stop = quiet(began, ended, *spells.of.values(), writes.waits)
-        chosen = 1e3 * writes.lates[(due >= start) & (due < stop)]
-        if not len(chosen):
-            continue
-        print(
-            f"       longest quiet stretch {stop - start:.1f} s: {len(chosen):,} tokens, "
-            f"{len(chosen) / (stop - start):,.0f} tokens/s, late p50 {np.median(chosen):.1f}, p99 {p99(chosen):.1f}, "
-            f"at most {chosen.max():.1f} ms"
-        )
+        if spells.seen:
+            print(f"       {quietest(writes, *quiet(began, ended, *spells.of.values(), writes.waits))}")
+
+
+def quietest(writes: Writes, start: float, stop: float) -> str:
+    """A sentence about the longest quiet stretch: all tokens that were due and written in it.
+
+    Parameters
+    ----------
+    writes : what the server wrote
+    start, stop : begin and end of the stretch [s]
+    """
+    lates = 1e3 * writes.lates[(writes.times - writes.lates >= start) & (writes.times < stop)]
+    if not len(lates):
+        return "no quiet stretch"
+    return (
+        f"longest quiet stretch {stop - start:.1f} s: {len(lates):,} tokens, {len(lates) / (stop - start):,.0f} "
+        f"tokens/s, late p50 {np.median(lates):.1f}, p99 {p99(lates):.1f}, at most {lates.max():.1f} ms"
+    )
 
 
 async def memory(port: int, counts: list[int]) -> None:

@@ -55,10 +55,11 @@ class Spells:
     of : core -> begin and end of each work that took long [s]
     most : core -> how many times as long as usual the work took at most [-]
     passed_s : time for which cores were watched [s]
+    seen : whether all watchers had the right to real-time priority
     """
 
     def __init__(self) -> None:
-        self.of, self.most, self.passed_s = dict[int, Floats](), dict[int, float](), 0.0
+        self.of, self.most, self.passed_s, self.seen = dict[int, Floats](), dict[int, float](), 0.0, True
 
     @contextmanager
     def watched(self) -> Iterator[Spells]:
@@ -84,6 +85,7 @@ class Spells:
         rows = [line.split() for line in text.splitlines()[1:-1]]
         spans = np.array(rows, float).reshape(-1, 2)
         if not len(spans):
+            self.seen = False
             print(f"core {core}: the watcher has no right to real-time priority, so slow spells are not seen")
         took = spans[:, 1] - spans[:, 0]
         usual = float(np.median(took)) if len(took) else 1.0

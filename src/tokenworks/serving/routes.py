@@ -198,8 +198,8 @@ def _write_lines(
 ) -> None:
     """Write lines for `PIECE_S`, and the rest after the driver had a turn; then send all of them.
 
-    An inner function that names itself would be a cycle, and keep the whole text until the garbage collector looks at
-    all objects, which a server seldom does.
+    A nested function that refers to itself is a reference cycle: it keeps the whole text until the garbage collector
+    looks at all objects, which is seldom in a server.
 
     Parameters
     ----------
