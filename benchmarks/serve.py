@@ -7,8 +7,9 @@ begin one after the other. With `--replicas 1`, the tokens of all streams leave 
 
 A virtual machine may be slow for a moment without saying so. So a watcher on each core notes when this happens
 (`watch`), and each row has the p99 of all tokens, the p99 of tokens that were due outside of slow spells of the
-server's core (and of turns in which other programs had this core), and the share of these tokens. Server and client
-have a core each.
+server's core (and of turns in which other programs had this core), and the share of these tokens. A line below the row
+has the longest stretch of time in which no core was slow, and the p99 of all tokens that were due and written in it.
+Server and client have a core each.
 
     python -m benchmarks.serve --streams 300,600,900,1200 --seconds 10
     python -m benchmarks.serve --memory --streams 300,600,900,1200,1500
@@ -41,7 +42,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tokenworks
-from benchmarks.watch import Spells, Writes, slow
+from benchmarks.watch import Spells, Writes, quiet, slow
 from tokenworks.engine.types import Status
 from tokenworks.specs.faults import load_faults
 
@@ -220,6 +221,25 @@ def loads(folder: str, given: argparse.Namespace) -> None:
             f"({100 * calm.mean():.1f} % of the tokens) p99 {p99(lates[calm]):4.1f} ms, "
             f"late by more than 10 ms {100 * late.mean():.2f} % of all, {100 * (late & calm).mean():.2f} % outside"
         )
+        if spells.seen:
+            print(f"       {quietest(writes, *quiet(began, ended, *spells.of.values(), writes.waits))}")
+
+
+def quietest(writes: Writes, start: float, stop: float) -> str:
+    """A sentence about the longest quiet stretch: all tokens that were due and written in it.
+
+    Parameters
+    ----------
+    writes : what the server wrote
+    start, stop : begin and end of the stretch [s]
+    """
+    lates = 1e3 * writes.lates[(writes.times - writes.lates >= start) & (writes.times < stop)]
+    if not len(lates):
+        return "no quiet stretch"
+    return (
+        f"longest quiet stretch {stop - start:.1f} s: {len(lates):,} tokens, {len(lates) / (stop - start):,.0f} "
+        f"tokens/s, late p50 {np.median(lates):.1f}, p99 {p99(lates):.1f}, at most {lates.max():.1f} ms"
+    )
 
 
 async def memory(port: int, counts: list[int]) -> None:

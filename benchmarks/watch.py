@@ -55,10 +55,11 @@ class Spells:
     of : core -> begin and end of each work that took long [s]
     most : core -> how many times as long as usual the work took at most [-]
     passed_s : time for which cores were watched [s]
+    seen : whether all watchers had the right to real-time priority
     """
 
     def __init__(self) -> None:
-        self.of, self.most, self.passed_s = dict[int, Floats](), dict[int, float](), 0.0
+        self.of, self.most, self.passed_s, self.seen = dict[int, Floats](), dict[int, float](), 0.0, True
 
     @contextmanager
     def watched(self) -> Iterator[Spells]:
@@ -84,6 +85,7 @@ class Spells:
         rows = [line.split() for line in text.splitlines()[1:-1]]
         spans = np.array(rows, float).reshape(-1, 2)
         if not len(spans):
+            self.seen = False
             print(f"core {core}: the watcher has no right to real-time priority, so slow spells are not seen")
         took = spans[:, 1] - spans[:, 0]
         usual = float(np.median(took)) if len(took) else 1.0
@@ -115,6 +117,13 @@ class Writes:
             self.came, self.began, self.ended = seen["streams"]
 
 
+def _counted(spells: tuple[Floats, ...]) -> tuple[Floats, Floats]:
+    """Begins of spells, in order, and the times until which they count: `AFTER_S` after the last end so far [s]."""
+    all_spells = np.concatenate([np.zeros((0, 2)), *spells])
+    starts, stops = all_spells[np.argsort(all_spells[:, 0], kind="stable")].T
+    return starts, np.maximum.accumulate(stops) + AFTER_S
+
+
 def slow(begins: Floats, ends: Floats, *spells: Floats) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Whether there was a slow spell at some time of each span, or up to `AFTER_S` before it.
 
@@ -123,10 +132,24 @@ def slow(begins: Floats, ends: Floats, *spells: Floats) -> np.ndarray[Any, np.dt
     begins, ends : begin and end of each span [s]
     spells : rows of begin and end [s]
     """
-    all_spells = np.concatenate([np.zeros((0, 2)), *spells])
-    starts, stops = all_spells[np.argsort(all_spells[:, 0], kind="stable")].T
-    first = np.searchsorted(np.maximum.accumulate(stops) + AFTER_S, begins)
+    starts, untils = _counted(spells)
+    first = np.searchsorted(untils, begins)
     return (first < len(starts)) & (np.append(starts, np.inf)[first] < ends)
+
+
+def quiet(begin: float, end: float, *spells: Floats) -> tuple[float, float]:
+    """Begin and end of the longest stretch of a span without a slow spell, also up to `AFTER_S` before it [s].
+
+    Parameters
+    ----------
+    begin, end : the span [s]
+    spells : rows of begin and end [s]
+    """
+    starts, untils = _counted(spells)
+    froms = np.clip(np.append(begin, untils), begin, end)
+    tos = np.clip(np.append(starts, end), begin, end)
+    longest = int(np.argmax(tos - froms))
+    return float(froms[longest]), float(tos[longest])
 
 
 def written(file: str, streams: list[list[float]], turns: list[tuple[float, Any, float]]) -> None:

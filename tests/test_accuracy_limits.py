@@ -58,16 +58,17 @@ def test_with_the_measured_tpot_little_s_law_leaves_no_error(factors: dict[str, 
 
 
 def test_factors_are_taken_out_and_put_in_again_without_the_own_split(tmp_path: Path) -> None:
-    """Three splits of a stack with a factor of 1.3. Other numbers say 1 s; measured are 0.9, 1.0 and 1.2 s."""
+    """Three splits of a stack with factors of 1.3 to 1.69. Other numbers say 1 s; measured are 0.9, 1.0 and 1.2 s."""
     rows = [{"tp": tp, "devices": tp, "n_devices": tp, "concurrency": c} for tp in ("1", "2", "4") for c in ("1", "4")]
     points = read_points(table(tmp_path, *rows)).points
     slower = dict(zip((1, 2, 4), (0.9, 1.0, 1.2), strict=True))
     measured = [replace(one, measured=replace(one.measured, tpot=slower[one.workers[0].tp])) for one in points]
     own = case(points[0], PRIOR)
     key = SoftwareKey.of("h100", "vllm", own.site.model, drafts=False)
-    stack = Software(**key._asdict(), model="llama", time={1: 1.3}, points=6, splits=3)
+    stack = Software(**key._asdict(), model="llama", time={1: 1.3, 4: 1.69}, points=6, splits=3)
     calibration = PRIOR.model_copy(update={"software": (stack,)})
-    pairs = [(point, Predicted(tpot=1.3, rate=10.0)) for point in measured]
+    had = {1: 1.3, 2: math.sqrt(1.3 * 1.69), 4: 1.69}  # a line in the logarithms
+    pairs = [(point, Predicted(tpot=(x := had[point.workers[0].tp]), rate=13.0 / x)) for point in measured]
     plain = software.without_factors(pairs, calibration)
     for _, one in plain:
         assert one.tpot == pytest.approx(1.0)

@@ -15,7 +15,9 @@ from tokenworks.specs.calibration import Calibration
 
 
 def without_factors(pairs: Sequence[Pair], calibration: Calibration) -> list[Pair]:
-    """The pairs with predictions by all other constants. All times of a closed loop have the factor of its steps.
+    """The pairs with predictions by all other constants.
+
+    All times of a closed loop have the factor of its decode steps: approximate where prefill has another TP width.
 
     Parameters
     ----------

@@ -34,6 +34,7 @@ from tokenworks.costs.rates import rates, with_engine
 from tokenworks.costs.split import Split
 from tokenworks.errors import SpecError
 from tokenworks.specs.calibration import Calibration, load_calibration
+from tokenworks.specs.deployment import Parallel, Role
 from tokenworks.specs.engine import find_engine
 from tokenworks.specs.interval import Silicon
 from tokenworks.specs.load import CATALOG, read_yaml, validate
@@ -95,6 +96,25 @@ def test_an_error_that_changes_with_the_width_needs_more_splits_than_a_common_on
     assert Line.through(residuals(*offs)).slope == 0  # one width says no more
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from([1, 2, 4, 8]), st.lists(OFF, min_size=1, max_size=5)), min_size=1, max_size=9)
+)
+def test_a_line_is_least_squares_with_its_priors_as_more_rows(splits: list[tuple[int, list[float]]]) -> None:
+    members = residuals(*(offs for _, offs in splits), widths=[tp for tp, _ in splits])
+    at = np.log2([tp for tp, _ in splits])
+    weights = np.array([len(offs) / (len(offs) + SPLIT_POINTS) for _, offs in splits])
+    middle = np.average(at, weights=weights)
+    rows = np.array([*np.c_[np.ones(len(at)), at - middle], [1, 0], [0, 1]])
+    values = np.array([*(np.median(offs) for _, offs in splits), 0, 0])
+    roots = np.sqrt([*weights, PRIOR_SPLITS, PRIOR_WIDTHS])
+    a, b = np.linalg.lstsq(rows * roots[:, None], values * roots, rcond=None)[0]
+    line = Line.through(members)
+    for tp in {tp for tp, _ in splits}:
+        assert line.at(tp) == pytest.approx(-a - b * (math.log2(tp) - middle), abs=1e-9)
+    ends = {min(tp for tp, _ in splits), max(tp for tp, _ in splits)}
+    assert line.time == {tp: pytest.approx(math.exp(line.at(tp)), rel=1e-3) for tp in ends}
+
+
 @given(st.dictionaries(st.sampled_from([1, 2, 4, 8, 16]), st.floats(0.4, 2.5), min_size=1), st.integers(1, 64))
 def test_a_factor_between_widths_lies_between_theirs(time: dict[int, float], tp: int) -> None:
     one = stack(1.0, drafts=False).model_copy(update={"time": time})
@@ -104,8 +124,11 @@ def test_a_factor_between_widths_lies_between_theirs(time: dict[int, float], tp:
         assert here == pytest.approx(time[tp])
     if tp <= min(time):
         assert here == pytest.approx(time[min(time)])
-    lent = Software.like([one] * 3, "h20")
-    assert math.log(lent.at(tp)) == pytest.approx(math.log(here) * 3 / (3 + PRIOR_DEVICES), abs=2e-3)
+    assert one.at(np.array([tp, 1])) == pytest.approx([here, float(one.at(1))])
+    assert one.used([tp]).time == {tp: pytest.approx(here, rel=1e-3)}
+    other = stack(1.0, drafts=False, device="b200").model_copy(update={"time": {2: 1.3, 8: 0.8}})
+    lent, logs = Software.like([one, other], "h20"), math.log(here) + math.log(float(other.at(tp)))
+    assert math.log(lent.at(tp)) == pytest.approx(logs / (2 + PRIOR_DEVICES), abs=2e-3)
 
 
 def test_factors_of_other_devices_stay() -> None:
@@ -221,6 +244,20 @@ def test_only_the_measured_software_is_slower(name: str) -> None:
     np.testing.assert_array_equal(
         np.asarray(seconds(calibration, "sglang").seconds), np.asarray(seconds(PRIOR, "sglang").seconds)
     )
+
+
+def test_a_deployment_names_the_factors_of_its_widths() -> None:
+    """Two roles of one stack with other widths: both factors. A role with draft tokens has a stack of its own."""
+    plain, drafted = (stack(1.0, drafts=drafts, name=R1) for drafts in (False, True))
+    known = plain.model_copy(update={"time": {1: 1.2, 4: 1.0}}), drafted.model_copy(update={"time": {8: 0.9}})
+    calibration = PRIOR.model_copy(update={"software": known})
+    reached = with_engine(rates(on("hgx-h100"), calibration), find_engine("vllm"), model(R1))
+    roles = [Role(name=name, parallel=Parallel(tp=tp)) for name, tp in (("prefill", 1), ("decode", 2))]
+    (one,) = reached.software_for(roles)
+    assert one.time == {1: 1.2, 2: pytest.approx(math.sqrt(1.2), rel=1e-3)}
+    both = reached.software_for([*roles, Role(name="decode", parallel=Parallel(tp=4), draft_tokens=1)])
+    assert [(found.drafts, found.time) for found in both] == [(False, one.time), (True, {4: 0.9})]
+    assert reached.software_for([]) == ()
 
 
 def test_a_model_is_known_by_its_size_and_not_by_its_name() -> None:

@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ from tokenworks import cli
 from tokenworks.cli import heap
 from tokenworks.cli.output import console, emit, notes
 from tokenworks.cli.page import BARS, Page, escaped, open_stdout
-from tokenworks.cli.progress import compile_once
+from tokenworks.cli.progress import MENDED, compile_once
 from tokenworks.cli.tables import print_table
 from tokenworks.errors import DoesNotFit, SloMissed, SpecError, TokenworksError, UnknownName
 
@@ -180,8 +182,51 @@ def test_freed_memory_is_kept_where_the_library_can(monkeypatch: pytest.MonkeyPa
 
 
 def test_damaged_code_of_the_engine_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kernel: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("tokenworks.engine.simulator.warm_up", lambda: True)
     compile_once()
     assert "was damaged; it was compiled again" in capsys.readouterr().err
+
+
+@pytest.fixture
+def loads(kernel: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A computer without compiled code; what happens there."""
+    happened = list[str]()
+    monkeypatch.setattr("tokenworks.engine.simulator.compiled", lambda: False)
+    monkeypatch.setattr("tokenworks.engine.simulator.kept", lambda: True)
+    monkeypatch.setattr("tokenworks.engine.simulator.warm_up", lambda: happened.append("here"))
+    return happened
+
+
+def test_the_engine_is_compiled_in_a_process_of_its_own(loads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that this process does not keep what compiles. The process runs in earnest; it finds the code on disk."""
+    run = subprocess.run
+
+    def apart(*given: Any, **options: Any) -> Any:
+        done = run(*given, **options)
+        loads.append(f"apart {done.returncode}")
+        return done
+
+    monkeypatch.setattr(subprocess, "run", apart)
+    compile_once()
+    assert loads == ["apart 0", "here"]
+    monkeypatch.setattr("tokenworks.engine.simulator.kept", lambda: False)
+    compile_once()
+    assert loads == ["apart 0", "here", "here"]
+
+
+def test_what_the_other_process_says_counts(
+    loads: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for code, said in ((1, False), (MENDED, True)):
+        monkeypatch.setattr(subprocess, "run", lambda *_, code=code, **__: SimpleNamespace(returncode=code))
+        compile_once()
+        assert ("was damaged" in capsys.readouterr().err) == said
+    assert loads == ["here", "here"]
+
+
+def test_without_another_process_the_engine_is_compiled_here(loads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "")
+    compile_once()
+    assert loads == ["here"]

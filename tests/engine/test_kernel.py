@@ -217,6 +217,15 @@ def test_damaged_code_of_the_engine_is_compiled_anew(monkeypatch: pytest.MonkeyP
     assert not simulator.warm_up()
 
 
+def test_code_that_is_not_complete_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was killed while it compiled has left the first entry points on disk."""
+    simulator.warm_up()
+    monkeypatch.setattr(native, "stored", lambda name: name == "advance")
+    assert simulator.compiled()
+    monkeypatch.delitem(vars(kernel), "collect")
+    assert not simulator.compiled()
+
+
 def test_without_a_folder_that_can_be_written_code_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(native, "folders", lambda: [tmp_path / "file" / "folder"])

@@ -152,6 +152,10 @@ def test_the_answer_names_the_measured_software(kind: str, lang: Lang, says: str
     document = page(BUILDERS[kind](plain, machines, COMMAND, lang), lang)
     assert says in PageReader(document).shown
     assert "<b>R1" not in document
+    answer["software"][0] |= {"time": {"16": 0.9, "8": 1.1}}
+    document = page(BUILDERS[kind](plain, machines, COMMAND, lang), lang)
+    shown = PageReader(document).shown
+    assert shown.index("1.1") < shown.index("to 0.9 (TP 16)" if lang == "en" else "至 0.9")
     answer["software"][0] |= {"device": "h20", "measured_on": ("h100", "<i>h200")}
     document = page(BUILDERS[kind](plain, machines, COMMAND, lang), lang)
     assert ("h100, <i>h200 (none on h20)" if lang == "en" else "h20 没有实测点") in PageReader(document).shown

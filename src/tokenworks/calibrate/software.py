@@ -2,15 +2,15 @@
 
 All constants of a calibration hold for whole device families or engines. Half of the error that remains belongs to one
 engine with one model on one device: the version of the engine, its kernels for the model, its settings. No point
-states these. So each stack gets a factor, which may change with the TP width (one engine joins its kernels for one
-device, another one those for eight). Splits differ from each other, and so do the points of a split. So the logarithm
-of the factor is a line through the splits by weighted least squares. The line is pulled to 0 (no factor) as by
-`PRIOR_SPLITS` splits without an error, and to the same factor at all widths as by `PRIOR_WIDTHS` splits:
+states these. So each stack gets a factor, which may change with the TP width. Splits differ from each other, and so do
+the points of a split. So the logarithm of the factor is a line through the splits by weighted least squares. Its level
+is pulled to 0 (no factor) as `PRIOR_SPLITS` more splits without an error would do, and its slope to 0 (the same factor
+at all widths) as `PRIOR_WIDTHS` more splits would do, each one doubling from the mean width:
 
     ln time(tp) = - (a + b (log2(tp) - mean of log2(tp)))
     a, b : least sum over splits (w (median of ln(predicted / measured) - a - b (log2(tp) - mean))^2)
            + PRIOR_SPLITS a^2 + PRIOR_WIDTHS b^2
-    w = points / (points + SPLIT_POINTS)
+    w = points / (points + SPLIT_POINTS), also in the mean
 
 Outside of the measured widths, the factor is that of the nearest one.
 
@@ -190,8 +190,8 @@ class Line(NamedTuple):
     ----------
     level : at `middle` [-]
     slope : change with each doubling of the width [-]
-    middle : mean of the binary logarithms of the measured widths [-]
-    least, most : measured widths [-]
+    middle : weighted mean of the binary logarithms of the measured widths [-]
+    least, most : smallest and largest measured width [-]
     """
 
     level: float
@@ -232,7 +232,7 @@ class Line(NamedTuple):
 
     @property
     def time(self) -> dict[int, float]:
-        """The factors at the least and at the most measured width, see `Software.time`."""
+        """The factors at the smallest and at the largest measured width, see `Software.time`."""
         return {tp: float(f"{math.exp(self.at(tp)):.{DIGITS}g}") for tp in sorted({self.least, self.most})}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 
 DAMAGED = "the compiled simulator on disk was damaged; it was compiled again"
+MENDED = 3
+"""Exit code of the process that compiles, if compiled code on disk was damaged."""
 
 
 def compile_once() -> None:
@@ -30,9 +34,27 @@ def compile_once() -> None:
         if not kept():
             notes().paragraph("set NUMBA_CACHE_DIR to a folder that can be written, and the next run starts at once")
     with progress("compiling the simulator") if not compiled() else nullcontext():
-        damaged = warm_up()
+        mended = not compiled() and kept() and _compiled_apart()
+        damaged = warm_up() or mended
     if damaged:
         notes().paragraph(DAMAGED)
+
+
+def _compiled_apart() -> bool:
+    """Compile in a process of its own, and return whether compiled code on disk was damaged.
+
+    A process that compiles keeps numba (600 MB) in memory until it ends, and a server runs for long. If this process
+    cannot be started, or fails, the caller compiles what is missing.
+    """
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; from tokenworks.engine.simulator import warm_up; "
+        f"sys.exit({MENDED} if warm_up() else 0)"
+    )
+    nothing = subprocess.DEVNULL
+    with suppress(OSError, ValueError):
+        done = subprocess.run([sys.executable, "-c", code], stdin=nothing, stdout=nothing, stderr=nothing, check=False)
+        return done.returncode == MENDED
+    return False
 
 
 def progress(words: str) -> AbstractContextManager[Callable[[str], None] | None]:

@@ -12,6 +12,7 @@ from tokenworks.arrays import FloatArray
 from tokenworks.costs.collectives import LinkRates
 from tokenworks.costs.moe import Balance
 from tokenworks.specs.calibration import Calibration, Power, number
+from tokenworks.specs.deployment import Role
 from tokenworks.specs.engine import Engine
 from tokenworks.specs.interval import Distance, combined_spread
 from tokenworks.specs.machine import Assumption, Link, Machine
@@ -118,15 +119,18 @@ class Rates:
         """
         return next((one for one in self.software if one.drafts == (draft_tokens > 0)), None)
 
-    def software_for(self, draft_tokens: Iterable[float]) -> tuple[Software, ...]:
-        """The software stacks whose measured points the step times of several roles rest on, each once.
+    def software_for(self, roles: Iterable[Role]) -> tuple[Software, ...]:
+        """The software stacks whose measured points the step times of roles rest on, each once, at their TP widths.
 
         Parameters
         ----------
-        draft_tokens : draft tokens per step of each role [token]
+        roles : the roles
         """
-        found = (self.software_of(drafts) for drafts in sorted({min(drafts, 1) for drafts in draft_tokens}))
-        return tuple(one for one in found if one)
+        widths: dict[bool, set[int]] = {}
+        for role in roles:
+            widths.setdefault(role.draft_tokens > 0, set()).add(role.parallel.tp)
+        found = ((self.software_of(drafts), tps) for drafts, tps in sorted(widths.items()))
+        return tuple(one.used(tps) for one, tps in found if one)
 
     def software_time(self, draft_tokens: FloatArray, tp: FloatArray) -> FloatArray:
         """Time of a step with this software / its time by all other constants; 1 without measured points [-].

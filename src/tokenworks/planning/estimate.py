@@ -224,7 +224,7 @@ class Estimate(Shown):
     @property
     def software(self) -> tuple[Software, ...]:
         """The software stacks whose measured points these times rest on."""
-        return self.rates.software_for(role.draft_tokens for role in self.roles)
+        return self.rates.software_for(self.roles)
 
     def spread(self, of: StepEstimate) -> float:
         """Half of the 80 % interval of a step's time, as a factor [-]."""

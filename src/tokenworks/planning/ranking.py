@@ -244,7 +244,7 @@ def common(candidate: Candidate, output: float, tpot: float) -> dict[str, Any]:
         "interval": interval(candidate, output, tpot),
         "assumed": tuple(item.path for item in rates.assumed),
         "grade": rates.grade,
-        "software": rates.software_for(role.draft_tokens for role in candidate.deployment.roles),
+        "software": rates.software_for(candidate.deployment.roles),
         "estimated": candidate.estimated,
     }
 

@@ -123,7 +123,7 @@ def software_words(software: Sequence[Mapping[str, Any]], words: Words) -> str:
 
 
 def _times(time: Mapping[str, float], words: Words) -> str:
-    """The factors of a software stack at the least and at the most measured TP width; one factor if they are equal."""
+    """The factors of a software stack at the smallest and at the largest TP width; one factor if they are equal."""
     ends = [(tp, figure(time[tp], 3)) for tp in sorted(time, key=int)]
     (least, first), (most, last) = ends[0], ends[-1]
     if first == last:

@@ -190,19 +190,31 @@ def metrics(server: Server, connection: Connection, request: HttpRequest) -> Non
     if door.number == 0:  # once, not at each port
         own = server.metrics.own_lines(server.driver.now())
         lines = itertools.chain(lines, own, _machine_lines(server))
-    parts: list[str] = []
+    _write_lines(server, connection, request, lines, [])
 
-    def write() -> None:
-        until = time.monotonic() + PIECE_S
-        for piece in lines:
-            parts.append(piece)
-            if time.monotonic() > until:
-                server.loop.call_later(0.001, write)
-                return
-        body = ("\n".join(parts) + "\n").encode()
-        server.send(connection, request, body, kind="text/plain; version=0.0.4; charset=utf-8")
 
-    write()
+def _write_lines(
+    server: Server, connection: Connection, request: HttpRequest, lines: Iterator[str], parts: list[str]
+) -> None:
+    """Write lines for `PIECE_S`, and the rest after the driver had a turn; then send all of them.
+
+    A nested function that refers to itself is a reference cycle: it keeps the whole text until the garbage collector
+    looks at all objects, which is seldom in a server.
+
+    Parameters
+    ----------
+    server, connection, request : where the lines go
+    lines : lines that are not written yet
+    parts : lines so far
+    """
+    until = time.monotonic() + PIECE_S
+    for piece in lines:
+        parts.append(piece)
+        if time.monotonic() > until:
+            server.loop.call_later(0.001, _write_lines, server, connection, request, lines, parts)
+            return
+    body = ("\n".join(parts) + "\n").encode()
+    server.send(connection, request, body, kind="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _machine_lines(server: Server) -> Iterator[str]:

@@ -50,7 +50,7 @@ def plain(run: Simulation) -> Plain:
 
 
 def _body(run: Simulation) -> SimulateBody:
-    software = run.site.rates.software_for(role.draft_tokens for role in run.deployment.roles)
+    software = run.site.rates.software_for(run.deployment.roles)
     whole = {
         "inputs": _inputs(run),
         "grade": run.site.rates.grade,

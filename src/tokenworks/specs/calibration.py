@@ -186,8 +186,8 @@ class Calibration(Spec):
     def software_on(self, machine: Machine) -> tuple[Software, ...]:
         """The software stacks on the device of a machine: its own, and those that other devices of its vendor lend.
 
-        Devices lend first that are like it in this: they multiply in the dtype of the weights, or they do not. FP4
-        weights have other kernels on H100 than on B200. If there is no such device, the others of the vendor lend.
+        Devices like it lend first: those that also multiply in the dtype of the weights, or also do not. FP4 weights
+        have other kernels on H100 than on B200. If there are none, all others of the vendor lend.
 
         Parameters
         ----------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, NamedTuple, TypeAlias
 
 import numpy as np
@@ -127,6 +127,15 @@ class Software(Spec):
         times = np.log([self.time[one] for one in widths])
         return np.exp(np.interp(np.log2(tp), np.log2(widths), times))
 
+    def used(self, widths: Iterable[int]) -> Software:
+        """The same stack with its factors at some TP widths alone, such as those of a deployment.
+
+        Parameters
+        ----------
+        widths : the TP widths, at least one [-]
+        """
+        return self.model_copy(update={"time": {tp: float(f"{self.at(tp):.{DIGITS}g}") for tp in sorted(widths)}})
+
     @property
     def key(self) -> SoftwareKey:
         """What makes a software stack: two of them with one key are the same."""
@@ -156,7 +165,7 @@ class Software(Spec):
 
 
 def times_words(time: Mapping[int, float]) -> str:
-    """The factors at the least and at the most measured TP width in words, such as `1.08 (TP 1) to 0.98 (TP 8)`.
+    """The factors at the smallest and at the largest TP width in words, such as `1.08 (TP 1) to 0.98 (TP 8)`.
 
     Parameters
     ----------

@@ -70,14 +70,19 @@ def load() -> bool:
     -------
     True if machine code on disk was damaged: it was deleted and compiled again
     """
-    other = {"belady"} if sys.platform != "win32" else {"belady", "stream"}
-    damaged = [_load(name) for name, home in _HOMES.items() if home not in other]
+    damaged = [_load(name) for name in _needed()]
     return any(damaged)
 
 
+def _needed() -> list[str]:
+    """Entry points that a simulation or a server needs."""
+    other = {"belady"} if sys.platform != "win32" else {"belady", "stream"}
+    return [name for name, home in _HOMES.items() if home not in other]
+
+
 def compiled() -> bool:
-    """Whether machine code of this version is in memory or on disk, so that the first run starts at once."""
-    return "advance" in globals() or native.stored("advance")
+    """Whether all machine code of this version is in memory or on disk, so that the first run starts at once."""
+    return all(name in globals() or native.stored(name) for name in _needed())
 
 
 def kept() -> bool:
