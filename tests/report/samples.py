@@ -68,7 +68,7 @@ def compare_sample() -> tuple[dict[str, Any], dict[str, Machine]]:
         "cost": None, "site": None, "break_even": [], "effects": [],
     })  # fmt: skip
     plain = {
-        "schema": "tokenworks.compare/1", "kind": "compare",
+        "schema": "tokenworks.compare/2", "kind": "compare",
         "inputs": {**_plan()[0].plain()["inputs"], "model": None, "machine": None},
         "models": [{"model": "Qwen/Qwen3-30B-A3B", "weight": 1.0}],
         "equal": "devices", "unit": "device", "reliability": "published", "tiers": "auto",

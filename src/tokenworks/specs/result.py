@@ -14,7 +14,10 @@ from tokenworks.specs.given import Given
 from tokenworks.specs.machine import Assumption
 from tokenworks.specs.workload import Workload
 
-VERSIONS = {"plan": 2, "plan-why": 3, "calibrate": 2}
+VERSIONS = {
+    "plan": 3, "plan-why": 4, "calibrate": 3, "calibrate-intervals": 2, "estimate": 2, "simulate": 2, "compare": 2,
+    "advise": 2,
+}  # fmt: skip
 """Version of the plain form of each kind; kinds that are not listed have version 1."""
 
 DIGITS = 9
