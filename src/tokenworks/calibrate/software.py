@@ -42,7 +42,7 @@ from tokenworks.calibrate.score import ErrorsOfLogs, errors_of_logs
 from tokenworks.calibrate.validate import predict_all
 from tokenworks.specs.calibration import Calibration
 from tokenworks.specs.result import FormOf, Plain
-from tokenworks.specs.software import DIGITS, Software, SoftwareKey
+from tokenworks.specs.software import Software, SoftwareKey, rounded
 
 PRIOR_SPLITS = 0.3
 """Splits without an error that the prior of a factor counts as: variance between the splits of a stack / variance
@@ -233,7 +233,7 @@ class Line(NamedTuple):
     @property
     def time(self) -> dict[int, float]:
         """The factors at the smallest and at the largest measured width, see `Software.time`."""
-        return {tp: float(f"{math.exp(self.at(tp)):.{DIGITS}g}") for tp in sorted({self.least, self.most})}
+        return {tp: rounded(math.exp(self.at(tp))) for tp in sorted({self.least, self.most})}
 
 
 def software_of(residuals: Sequence[Residual]) -> tuple[Software, ...]:

@@ -28,13 +28,14 @@ def compile_once() -> None:
     """Compile the simulator if this computer has no compiled code yet, and print a note."""
     from tokenworks.engine.simulator import compiled, kept, warm_up
 
-    if not compiled():
+    ready = compiled()
+    if not ready:
         how = "once for this computer" if kept() else "for this run only: no folder for compiled code can be written"
         notes().paragraph(f"compiling the simulator, {how}; up to a minute")
         if not kept():
             notes().paragraph("set NUMBA_CACHE_DIR to a folder that can be written, and the next run starts at once")
-    with progress("compiling the simulator") if not compiled() else nullcontext():
-        mended = not compiled() and kept() and _compiled_apart()
+    with nullcontext() if ready else progress("compiling the simulator"):
+        mended = not ready and kept() and _compiled_apart()
         damaged = warm_up() or mended
     if damaged:
         notes().paragraph(DAMAGED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import hashlib
 import math
@@ -404,8 +405,9 @@ class Server:
             self.publisher.stop()
 
 
+@functools.cache
 def _fill_small_blocks() -> None:
-    """Fill NumPy's store of freed blocks, so that the memory of a server that leaks nothing does not grow.
+    """Fill NumPy's store of freed blocks, once, so that the memory of a server that leaks nothing does not grow.
 
     NumPy keeps seven freed blocks of each size below 1,024 bytes, 3.7 MB together (NBUCKETS and NCACHE of its `alloc`).
     """

@@ -194,13 +194,16 @@ class Calibration(Spec):
         machine : name of the device, its family and its peaks
         """
         own = {one.key: one for one in self.software if one.device == machine.device}
-        others: dict[SoftwareKey, dict[bool, list[Software]]] = {}
+        others: dict[SoftwareKey, list[Software]] = {}
         for one in self.software:
             silicon, key = self.devices.get(one.device), one.key.on(machine.device)
             if key not in own and silicon and vendor_of(silicon.family) == vendor_of(machine.family):
-                alike = (one.weights in silicon.dtypes) == (one.weights in machine.peak)
-                others.setdefault(key, {True: [], False: []})[alike].append(one)
-        lent = (Software.like(found[True] or found[False], machine.device) for found in others.values())
+                others.setdefault(key, []).append(one)
+
+        def alike(one: Software) -> bool:
+            return (one.weights in self.devices[one.device].dtypes) == (one.weights in machine.peak)
+
+        lent = (Software.like(list(filter(alike, found)) or found, machine.device) for found in others.values())
         return (*own.values(), *lent)
 
     def grade_of(self, machine: Machine) -> Grade:

@@ -109,7 +109,7 @@ class Software(Spec):
         return others[0].model_copy(
             update={
                 "device": device,
-                "time": {tp: float(f"{math.exp(turn):.{DIGITS}g}") for tp, turn in turns.items()},
+                "time": {tp: rounded(math.exp(turn)) for tp, turn in turns.items()},
                 "points": sum(one.points for one in others),
                 "splits": sum(one.splits for one in others),
                 "measured_on": tuple(sorted(one.device for one in others)),
@@ -134,7 +134,7 @@ class Software(Spec):
         ----------
         widths : the TP widths, at least one [-]
         """
-        return self.model_copy(update={"time": {tp: float(f"{self.at(tp):.{DIGITS}g}") for tp in sorted(widths)}})
+        return self.model_copy(update={"time": {tp: rounded(float(self.at(tp))) for tp in sorted(widths)}})
 
     @property
     def key(self) -> SoftwareKey:
@@ -162,6 +162,16 @@ class Software(Spec):
         model : the model with its weights
         """
         return self.key == SoftwareKey.of(self.device, engine, model, drafts=self.drafts)
+
+
+def rounded(time: float) -> float:
+    """A factor with `DIGITS` digits, as it is written [-].
+
+    Parameters
+    ----------
+    time : the factor [-]
+    """
+    return float(f"{time:.{DIGITS}g}")
 
 
 def times_words(time: Mapping[int, float]) -> str:
