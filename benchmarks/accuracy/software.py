@@ -10,7 +10,7 @@ import numpy as np
 
 from tokenworks.calibrate.case import case
 from tokenworks.calibrate.score import Pair
-from tokenworks.calibrate.software import left_out, residual_of, steady
+from tokenworks.calibrate.software import left_out, residual_of
 from tokenworks.specs.calibration import Calibration
 
 
@@ -41,7 +41,7 @@ def by_other_splits(plain: Sequence[Pair], calibration: Calibration) -> list[Pai
     calibration : the calibration
     """
     told = [residual_of(point, prediction, calibration) for point, prediction in plain]
-    known = [one for (point, _), one in zip(plain, told, strict=True) if one and steady(point)]
+    known = [one for (point, _), one in zip(plain, told, strict=True) if one and point.steady]
     turns = iter(left_out([one for one in told if one], known))
     return [
         _times(pair, math.exp(np.nan_to_num(next(turns))) if one else 1.0)

@@ -1,5 +1,6 @@
 """Intervals of throughput at a given speed per user: distances, coverage, and what a missing distance means."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tokenworks.calibrate.distances import Sample, alone, covered, device_interv
 from tokenworks.calibrate.factors import Factor, turned
 from tokenworks.calibrate.fit import Problem
 from tokenworks.calibrate.growth import DevicePair, with_slope
-from tokenworks.calibrate.leave_out import conformal
+from tokenworks.calibrate.leave_out import conformal, conformal_score
 from tokenworks.calibrate.measured import read_points
 from tokenworks.calibrate.unseen import Known, predicted, throughputs
 from tokenworks.calibrate.validate import predict_all
@@ -124,7 +125,7 @@ def test_a_left_out_device_has_the_factors_of_its_vendor(tmp_path: Path) -> None
 def sample(device: str, distance: Distance, *errors: float, log_ratio: float = 0.0, drafted: float = 0.0) -> Sample:
     """Errors of a device; `drafted` is the error of each of its points with drafts."""
     with_drafts = np.full(len(errors), drafted) if drafted else np.zeros(0)
-    return Sample(device, "v", Nearness(distance, "x", log_ratio), np.array(errors), with_drafts)
+    return Sample(device, "v", Nearness(distance, "x", log_ratio), np.array(errors), with_drafts, len(errors))
 
 
 @st.composite
@@ -217,3 +218,13 @@ def test_a_slope_needs_pairs_that_differ() -> None:
     assert with_slope(before, [DevicePair("family", x / 10, 0.3, float("nan")) for x in range(9)]) == before
     falling = [DevicePair("family", x / 10, 1 - x / 10, 1 - x / 10) for x in range(9)]
     assert with_slope(before, falling).slope.value == 0.0
+
+
+@given(st.integers(2, 40), st.integers(1, 40))
+def test_errors_that_stacks_have_in_common_make_an_interval_wider(points: int, stacks: int) -> None:
+    """0.8 (n + 1) / n of the errors are inside, with n stacks; all of them if there are four or fewer."""
+    stacks = min(stacks, points)
+    scores, weights = np.arange(1.0, points + 1), np.ones(points)
+    score = conformal_score(scores, weights, stacks)
+    assert score == pytest.approx(min(math.ceil(0.8 * points * (stacks + 1) / stacks - 1e-6), points))
+    assert score >= conformal_score(scores, weights, points)

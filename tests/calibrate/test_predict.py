@@ -196,3 +196,39 @@ def test_a_calibration_is_written_and_read_again(tmp_path: Path) -> None:
 def test_too_few_points(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="1 points have a TPOT"):
         calibrate(points_of(tmp_path, {}), PRIOR, name="x", fitted_on="x", data_sha256="")
+
+
+# ── points that did run but do not fit, and points that are experiments ───────────────────────────────────────────────
+
+
+def test_a_server_that_barely_starts_has_fewer_sequences_before_it_has_more_memory(tmp_path: Path) -> None:
+    """Sequences of a burst shrink to 64. A closed loop keeps those in flight. Then all memory, then the rest."""
+    burst = {"load": "burst", "n_requests": "1000", "concurrency": ""}
+    for row, kept in ((burst, 64), ({"concurrency": "200"}, 200)):
+        (point,) = points_of(tmp_path, row)
+        current = case(point, PRIOR)
+        (role,) = current.deployment.roles
+        while role.memory_fraction < 1:
+            less = current.smaller()
+            assert less is not None
+            (smaller,) = less.deployment.roles
+            assert (smaller.max_sequences < role.max_sequences) != (smaller.memory_fraction > role.memory_fraction)
+            assert smaller.chunk_tokens == role.chunk_tokens
+            current, role = less, smaller
+        assert kept <= role.max_sequences < 2 * kept
+        least = current.smaller()
+        assert least is not None
+        assert least.deployment.roles[0].max_sequences < kept
+
+
+def test_an_experiment_is_predicted_and_not_fitted(tmp_path: Path) -> None:
+    """Points that their authors call an experiment are three times as slow: the fit is the same as without them."""
+    loads = [{"concurrency": str(flying), "tpot_ms_median": str(6 + flying / 8)} for flying in (1, 2, 4, 8, 16, 32)]
+    wrong = [row | {"source_group": "x-experimental", "tpot_ms_median": "60"} for row in loads]
+    points = points_of(tmp_path, *loads, *wrong)
+    assert [one.steady for one in points] == [True] * 6 + [False] * 6
+    assert all(one.rate for one in predict_all(points, PRIOR))
+    names = {"name": "x", "fitted_on": "x", "data_sha256": ""}
+    fits = [calibrate(some, PRIOR, **names).plain() for some in (points, points[:6])]
+    assert fits[0]["factors"] == fits[1]["factors"]
+    assert fits[0]["tpot_in_sample"] == fits[1]["tpot_in_sample"]

@@ -202,7 +202,7 @@ def problem_of(
 
     Parameters
     ----------
-    points : measured points; only closed loops with a measured TPOT are used
+    points : measured points; only closed loops with a measured TPOT that are no experiments are used
     prior : calibration that the fit starts from; in the problem, the families of the points have their own numbers
     without : models whose points are not used in the fit
     say : receives progress messages; None for no messages
@@ -212,7 +212,7 @@ def problem_of(
     ------
     SpecError : too few points can be used, or none can be predicted
     """
-    usable = [point for point in points if point.load == "closed" and point.measured.tpot]
+    usable = [point for point in points if point.load == "closed" and point.measured.tpot and not point.experiment]
     if len(usable) < LEAST_POINTS:
         raise SpecError(
             f"{len(usable)} points have a TPOT in a closed loop", hint=f"at least {LEAST_POINTS} of them are needed"

@@ -25,6 +25,9 @@ EAGER, EAGER_LAYER = ("transformers", "huggingface"), 0.6e-3
 """Engines without CUDA graphs, and their host time per layer [s]. Assumed: about 50 launches and 15 Python modules,
 7 to 10 us each."""
 
+FEW_SEQUENCES = 64
+"""Sequences that a server for a burst, a rate or a queue has at least; chosen [count]."""
+
 LEAST_CHUNK = 256
 """Smallest token budget of a rank, when the settings of a point are reduced until it fits; assumed [token]."""
 
@@ -71,21 +74,26 @@ class Case:
         return self.site.rates.throughput_spread(max(role.draft_tokens for role in self.deployment.roles))
 
     def smaller(self) -> Case | None:
-        """The case with smaller memory needs: first all device memory is allowed, then sequences and chunk are halved.
+        """The case with smaller memory needs; None if nothing can be reduced further.
 
-        None if nothing can be reduced further.
+        First, sequences are halved that a closed loop never has in flight, and sequences of other loads down to
+        `FEW_SEQUENCES`: the profile of an engine needs memory for each. Then all device memory is allowed. Last,
+        sequences and chunk are halved. So a server that barely starts has a small cache.
         """
-        changed = tuple(map(_smaller, self.deployment.roles))
+        flying = self.point.concurrency if self.point.load == "closed" else FEW_SEQUENCES
+        changed = tuple(_smaller(role, flying / role.replicas) for role in self.deployment.roles)
         if changed == self.deployment.roles:
             return None
         return replace(self, deployment=self.deployment.model_copy(update={"roles": changed}))
 
 
-def _smaller(role: Role) -> Role:
-    if role.memory_fraction < 1:
-        return role.model_copy(update={"memory_fraction": 1.0})
+def _smaller(role: Role, flying: float) -> Role:
     ranks = role.parallel.dp
     sequences = max(ranks, role.max_sequences // 2)
+    if flying <= sequences < role.max_sequences:
+        return role.model_copy(update={"max_sequences": sequences})
+    if role.memory_fraction < 1:
+        return role.model_copy(update={"memory_fraction": 1.0})
     least = ranks * max(LEAST_CHUNK, math.ceil(sequences / ranks) * (1 + role.draft_tokens))
     chunk = max(least, role.chunk_tokens // 2)
     return role.model_copy(update={"max_sequences": sequences, "chunk_tokens": min(chunk, role.chunk_tokens)})

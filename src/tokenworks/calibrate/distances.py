@@ -7,7 +7,9 @@ prediction is its error without the growth of the interval:
     score = |ln(predicted / measured)| - ln growth
 
 The logarithm of the factor of a distance is the score that contains 80 % of the predictions at this distance, each
-device with the same weight: split conformal prediction, with the distribution of each group of points pooled.
+device with the same weight: split conformal prediction, with the distribution of each group of points pooled. The
+points of a software stack have their error in common, so the stacks count in its level and not the points: 0.8 (n + 1)
+/ n with n stacks. (Frontiers do not tell stacks: their models count.)
 
 References
 ----------
@@ -54,6 +56,7 @@ class Sample(NamedTuple):
     device, vendor : name of the device, and of the vendor of its family
     near : how near the devices are that the fit has seen
     plain, drafted : |ln(predicted / measured)| without and with draft tokens [-]
+    stacks : software stacks of TPOT, or models of throughput, among the errors that a law describes [count]
     reached : the throughputs at equal speed per user, if these are their errors
     """
 
@@ -62,6 +65,7 @@ class Sample(NamedTuple):
     near: Nearness
     plain: Floats
     drafted: Floats
+    stacks: int
     reached: tuple[AtSpeed, ...] = ()
 
     @property
@@ -227,6 +231,8 @@ def samples_of(known: Known) -> Samples:
     known : the points and their fits
     """
     samples = Samples([], [])
+    points = known.problem.points
+    stacks = np.array([f"{point.engine} {point.model} {point.weights}" for point in points])
     for prediction in unseen(known):
         errors = np.abs(np.log(prediction.seconds / known.problem.measured))
         reached = throughputs(known.problem, prediction.seconds)
@@ -237,11 +243,15 @@ def samples_of(known: Known) -> Samples:
             with_drafts = np.array([one.workload.mtp == "mtp" for one in cells], bool)
             off = np.array([abs(one.error) for one in cells])
             if own.any():
-                samples.tpot.append(
-                    Sample(device, vendor, near, errors[own & ~known.drafted], errors[own & known.drafted])
-                )
+                plain, drafted = own & ~known.drafted, own & known.drafted
+                count = len(set(stacks[plain if plain.any() else drafted]))
+                samples.tpot.append(Sample(device, vendor, near, errors[plain], errors[drafted], count))
             if cells:
-                samples.throughput.append(Sample(device, vendor, near, off[~with_drafts], off[with_drafts], cells))
+                shown = with_drafts if with_drafts.all() else ~with_drafts
+                count = len({cell.workload.model for cell, one in zip(cells, shown, strict=True) if one})
+                samples.throughput.append(
+                    Sample(device, vendor, near, off[~with_drafts], off[with_drafts], count, cells)
+                )
     return samples
 
 
@@ -285,7 +295,8 @@ def spreads_of(
                 widest = max(widest, number(factors[distance]))
             continue
         scores = np.concatenate([one.shown - math.log(growth.at(one.near)) for one in own])
-        widest = max(widest, round(math.exp(conformal_score(scores, _weights(own))), 2))
+        units = sum(one.stacks for one in own)
+        widest = max(widest, round(math.exp(conformal_score(scores, _weights(own), units)), 2))
         devices = len({one.device for one in own})
         factors[distance] = spread(widest, f"{HOW[distance]}: {count} {what} of {devices} devices with equal weights")
     return factors
@@ -341,7 +352,7 @@ def widening(samples: Sequence[tuple[Sample, IntervalLaw]], before: Quantity) ->
     if count < LEAST_POINTS:
         return before
     ratios = np.concatenate([one.drafted / math.log(law.at(one.near)) for one, law in drafted])
-    ratio = round(max(1.0, conformal_score(ratios, np.ones(count))), 2)
+    ratio = round(max(1.0, conformal_score(ratios, np.ones(count), count)), 2)
     return spread(ratio, f"devices left out of the fit: {count} points with drafts of {len(drafted)} devices")
 
 

@@ -57,6 +57,8 @@ def device_pairs_of(known: Known) -> list[DevicePair]:
     ----------
     known : the points
     """
+    if len(known.silicon) < 2:
+        return []
     return [pair for device in known.silicon for pair in _from(known, device)]
 
 

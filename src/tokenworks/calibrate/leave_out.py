@@ -172,19 +172,20 @@ def conformal(errors: Floats) -> float:
     ----------
     [1] Lei et al., Distribution-free predictive inference for regression, JASA 113, 2018, algorithm 2.
     """
-    return max(LEAST_SPREAD, math.exp(conformal_score(np.abs(errors), np.ones(len(errors)))))
+    return max(LEAST_SPREAD, math.exp(conformal_score(np.abs(errors), np.ones(len(errors)), len(errors))))
 
 
-def conformal_score(scores: Floats, weights: Floats) -> float:
-    """The smallest score that contains 80 % of the weight, with one more score that may be any [-].
+def conformal_score(scores: Floats, weights: Floats, units: int) -> float:
+    """The smallest score that contains 80 % of the weight, with one more unit whose score may be any [-].
 
     Parameters
     ----------
     scores : score of each point; a large score is a large error [-]
     weights : weight of each point [-]
+    units : independent errors: the number of points, or of groups whose points have their error in common [count]
     """
     order = np.argsort(scores, kind="stable")
     share = np.cumsum(weights[order]) / np.sum(weights)
-    least = min(INTERVAL * (len(scores) + 1) / len(scores), 1.0)
+    least = min(INTERVAL * (units + 1) / units, 1.0)
     rank = int(np.searchsorted(share, least - ROUNDING))
     return float(scores[order[min(rank, len(scores) - 1)]])

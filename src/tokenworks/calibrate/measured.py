@@ -177,6 +177,16 @@ class Point:
         return self.little_ratio is not None and self.little_ratio < STARVED
 
     @property
+    def experiment(self) -> bool:
+        """Whether the authors of its group call the point an experiment. Such a point is predicted, and not fitted."""
+        return "experimental" in self.group
+
+    @property
+    def steady(self) -> bool:
+        """Whether constants are fitted on the point: a closed loop that is not starved, and no experiment."""
+        return self.load == "closed" and not self.starved and not self.experiment
+
+    @property
     def split(self) -> tuple[tuple[str, int, int, int, int, int], ...]:
         """Role, number, devices, tp, dp and ep of the instances: points of one split differ by load alone."""
         return tuple((one.role, one.count, one.devices, one.tp, one.dp, one.ep) for one in self.workers)

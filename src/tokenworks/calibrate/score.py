@@ -146,7 +146,7 @@ def source(point: Point) -> str:
     """Group of a point by load and origin: burst, offline, a rate, experimental, other or closed."""
     if point.load in ("burst", "offline", "poisson", "constant"):
         return point.load
-    return "experimental" if "experimental" in point.group else "other" if point.group else "closed"
+    return "experimental" if point.experiment else "other" if point.group else "closed"
 
 
 GROUPS: dict[str, Callable[[Point], str]] = {

@@ -139,27 +139,17 @@ def fit_software(
 
     Parameters
     ----------
-    points : measured points; only closed loops with a measured TPOT that are not starved are used
+    points : measured points; only steady points with a measured TPOT are used
     calibration : the calibration; its own factors are not used
     without : models whose points are not used
     say : receives progress messages; None for no messages
     """
     plain = calibration.without_software
-    usable = [point for point in points if steady(point) and point.measured.tpot and point.model not in without]
+    usable = [point for point in points if point.steady and point.measured.tpot and point.model not in without]
     predictions = predict_all(usable, plain, say=say)
     pairs = zip(usable, predictions, strict=True)
     residuals = tuple(one for point, predicted in pairs if (one := residual_of(point, predicted, plain)))
     return SoftwareFit(software_of(residuals), residuals)
-
-
-def steady(point: Point) -> bool:
-    """Whether a point counts for a factor: a closed loop that is not starved.
-
-    Parameters
-    ----------
-    point : the measured point
-    """
-    return point.load == "closed" and not point.starved
 
 
 def residual_of(point: Point, predicted: Predicted, calibration: Calibration) -> Residual | None:
