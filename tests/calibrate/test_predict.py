@@ -228,7 +228,6 @@ def test_an_experiment_is_predicted_and_not_fitted(tmp_path: Path) -> None:
     points = points_of(tmp_path, *loads, *wrong)
     assert [one.steady for one in points] == [True] * 6 + [False] * 6
     assert all(one.rate for one in predict_all(points, PRIOR))
-    names = {"name": "x", "fitted_on": "x", "data_sha256": ""}
-    fits = [calibrate(some, PRIOR, **names).plain() for some in (points, points[:6])]
+    fits = [calibrate(some, PRIOR, name="x", fitted_on="x", data_sha256="").plain() for some in (points, points[:6])]
     assert fits[0]["factors"] == fits[1]["factors"]
     assert fits[0]["tpot_in_sample"] == fits[1]["tpot_in_sample"]
