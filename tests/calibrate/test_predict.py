@@ -83,9 +83,10 @@ def test_a_benchmark_that_publishes_its_receive_interval(
 
 def test_a_benchmark_that_publishes_its_sequences_and_its_requests_waits_for_a_slot(tmp_path: Path) -> None:
     """128 sequences and outputs of nearly one length: of 300 requests in 30 s, most wait for a slot."""
-    row = {"load": "poisson", "n_requests": "300", "request_rate": "10", "concurrency": "", "isl": "857.5", "osl": "652.5",
-           "isl_mean": "857.5", "osl_mean": "652.5",
-           "device": "rtx-pro-6000"}  # fmt: skip
+    row = {
+        "load": "poisson", "n_requests": "300", "request_rate": "10", "concurrency": "", "isl": "857.5", "osl": "652.5",
+        "isl_mean": "857.5", "osl_mean": "652.5", "device": "rtx-pro-6000",
+    }  # fmt: skip
     (point,) = points_of(tmp_path, row)
     ttft = []
     for group in ("mine", "llmservingsim-vllm"):
