@@ -240,6 +240,7 @@ def _left_out(figures: Figures) -> str:
     )
     if section and not section["kernels"]:
         text += "The fits start from kernel tables of all systems; `KERNELS=1` leaves out those of the system, too.\n"
+        text += "Points that their authors call an experiment are in no fit, and do not count in this table.\n"
     text += (
         "The intervals are those that the other systems give (from the calibration file). The factor is for points "
         "without MTP; the needed factor and the share inside are of all points.\n"
