@@ -32,6 +32,15 @@ def test_fit_write_and_validate_with_it(tmp_path: Path, capsys: pytest.CaptureFi
     assert validated["inputs"]["grade"] == "end-to-end-calibrated"
 
 
+def test_a_fit_says_that_an_experiment_does_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All rows are of one device. Two of them are of a group that calls itself an experiment."""
+    odd = [row | {"source_group": "lab-experimental", "tpot_ms_median": "90"} for row in LOADS[:2]]
+    assert run(["calibrate", "--data", str(table(tmp_path, *LOADS, *odd)), "-o", "json"]) == 0
+    told = capsys.readouterr()
+    assert result(told.out)["tpot_in_sample"]["n"] == len(LOADS)
+    assert "2 points of lab-experimental are an experiment by its name: they are not fitted" in told.err
+
+
 def test_intervals_of_a_calibration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only devices and the intervals change; the intervals are those of the fit."""
     rows = [row | {"device": device} for row in LOADS for device in ("h100", "h200")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -28,6 +28,7 @@ from tokenworks.specs.save import must_be_writable
 
 if TYPE_CHECKING:
     from tokenworks.calibrate.kernels.fit import KernelRows
+    from tokenworks.calibrate.measured import Point
     from tokenworks.specs.calibration import Calibration
     from tokenworks.specs.given import Given
 
@@ -169,6 +170,16 @@ def calibrate(
         fit.calibrate(name, out, output, ablation=ablation)
 
 
+def _fitted_points(measured: FittedOn) -> Sequence[Point]:
+    """The points of a table; a note says which ones are predicted and not fitted."""
+    points = measured.table().points
+    groups = sorted({point.group for point in points if point.experiment})
+    if groups:
+        count = sum(point.experiment for point in points)
+        notes().paragraph(f"{count} points of {', '.join(groups)} are an experiment by its name: they are not fitted")
+    return points
+
+
 def _refuse(why: str, hint: str, **given: object) -> None:
     """Refuse options that the command would not use."""
     for name, value in given.items():
@@ -194,7 +205,7 @@ class _Table:
     ) -> None:  # fmt: skip
         self.data, self.without, self.only_assumed = measured.data, without, only_assumed
         self.began = began
-        points = measured.table().points
+        points = _fitted_points(measured)
         known = {name for point in points for name in (point.device, point.model)} | set(rows.devices if rows else ())
         if unknown := [name for name in without if name not in known]:
             raise UnknownName("device or model", unknown[0], sorted(known), hint="name one of --data")
@@ -249,7 +260,7 @@ def _intervals(
     from tokenworks.calibrate.intervals import intervals_of
     from tokenworks.calibrate.validate import sha256
 
-    points = measured.table().points
+    points = _fitted_points(measured)
     compile_once()
     with progress("calibrating") as report:
         result = intervals_of(kept, points, prior, data_sha256=sha256(measured.data), say=report)
