@@ -77,8 +77,26 @@ def test_a_benchmark_that_publishes_its_receive_interval(
         "group": "inferencex-dump", "device": "b200", "model": "deepseek-ai/DeepSeek-R1", "concurrency": 16.0,
     }  # fmt: skip
     point = replace(point, **(own | changed))
-    assert by_recipe(point, find_engine("sglang")).receive_interval == interval
-    assert by_recipe(point, find_engine("vllm")).receive_interval == 1
+    assert by_recipe(point, find_engine("sglang"))[1].receive_interval == interval
+    assert by_recipe(point, find_engine("vllm"))[1].receive_interval == 1
+
+
+def test_a_benchmark_that_publishes_its_sequences_and_its_requests_waits_for_a_slot(tmp_path: Path) -> None:
+    """128 sequences and outputs of nearly one length: of 300 requests in 30 s, most wait for a slot."""
+    row = {
+        "load": "poisson", "n_requests": "300", "request_rate": "10", "concurrency": "", "isl": "857.5", "osl": "652.5",
+        "isl_mean": "857.5", "osl_mean": "652.5", "device": "rtx-pro-6000",
+    }  # fmt: skip
+    (point,) = points_of(tmp_path, row)
+    ttft = []
+    for group in ("mine", "llmservingsim-vllm"):
+        one = replace(point, group=group)
+        (prediction,) = predict_all([one], PRIOR)
+        assert prediction.ttft is not None
+        ttft.append(prediction.ttft)
+        (role,) = case(one, PRIOR).deployment.roles
+        assert (role.max_sequences, role.chunk_tokens) == ((300, 8192) if group == "mine" else (128, 2048))
+    assert ttft[1] > 2.0 > ttft[0]
 
 
 def test_a_longer_receive_interval_delays_the_first_token(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def case(point: Point, calibration: Calibration) -> Case:
         model = drafted(model)
         assumed.append(f"a draft for {model.name}: one more layer like its last")
     on = machine_of(point.device, point.workers)
-    engine = by_recipe(point, engine_of(point.engine, on.family))
+    point, engine = by_recipe(point, engine_of(point.engine, on.family))
     assumed += [f"{path} of {on.device}: {LINK[path]}" for path in assumed_links(on.name)]
     if engine.name != point.engine:
         eager = f", {1e3 * EAGER_LAYER:g} ms of host time per layer" if number(engine.host_layer) == EAGER_LAYER else ""
@@ -170,21 +170,24 @@ def engine_of(name: str, family: str = "") -> Engine:
     )
 
 
-def by_recipe(point: Point, engine: Engine) -> Engine:
-    """The engine with the settings that the benchmark of a point publishes for it.
+def by_recipe(point: Point, engine: Engine) -> tuple[Point, Engine]:
+    """The point and the engine with what the files of its benchmark say of them.
 
     Parameters
     ----------
     point : the measured point
     engine : the serving engine with its defaults
     """
-    if point.mode != "agg" or any(worker.dp > 1 for worker in point.workers):
-        return engine
+    if point.mode != "agg":
+        return point, engine
+    ranks = any(worker.dp > 1 for worker in point.workers)
     for recipe in engine.recipes:
         same = point.group == recipe.group and point.device in recipe.devices and point.model in recipe.models
-        if same and point.weights in (recipe.weights or (point.weights,)) and point.concurrency >= recipe.concurrency:
-            return engine.model_copy(update={"receive_interval": recipe.receive_interval})
-    return engine
+        same &= point.weights in (recipe.weights or (point.weights,))
+        if same and max(1.0, point.concurrency) >= recipe.concurrency and not (ranks and recipe.receive_interval):
+            point = replace(point, variation=point.variation or recipe.variation)
+            return point, engine.model_copy(update=recipe.settings)
+    return point, engine
 
 
 def _role(point: Point, worker: Worker, model: Model, site: Site, requests: int) -> Role:

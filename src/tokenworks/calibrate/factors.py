@@ -28,20 +28,16 @@ All freedoms here are assumed: large if the prior is a guess, small if points sa
 
 IN_SITU = {
     "kernel": 0.2, "attention_start": 0.2, "experts_start": 0.2, "expert": 0.2, "collective_start": 0.2,
-    "dispatch_up": 0.2,
+    "dispatch_up": 0.2, "experts_hbm": 0.2,
 }  # fmt: skip
 """Freedom of factors that the families of all measured vendors share on top of their kernel tables: a kernel inside a
-captured step is fused with other kernels, and others wait for it, so its time differs from the kernel tables [-]."""
-
-EVERYWHERE = {"experts_hbm": 0.2}
-"""Freedom of factors of all families, also of vendors without points. Experts of a table are equally popular and run
-alone. In a step some are more popular (`skew`, a constant of all families), so fewer weights are read, and these are
-read at a lower rate. The two say little without each other [-]."""
+captured step is fused with other kernels, and others wait for it, so its time differs from the kernel tables. Experts
+of a table are equally popular and run alone: in a step some are more popular, and weights are read at a lower rate [-].
+"""
 
 ALL = "all"
 """Label of a factor of the families of all vendors with measured points. Such a factor also changes the numbers that
-these families lend. The numbers of other vendors stay, but for `EVERYWHERE`: points of NVIDIA and AMD say nothing about
-them."""
+these families lend. The numbers of other vendors stay: points of NVIDIA and AMD say nothing about them."""
 
 UTILISATIONS = (
     "gemm", "grouped", "hbm", "experts_hbm", "attention_prefill", "attention_decode", "attention_hbm", "latent_decode",
@@ -111,7 +107,6 @@ def factors_of(families: Iterable[str], prior: Calibration, *, only_assumed: boo
     everywhere = tuple(name for name in sorted(prior.families) if vendor_of(name) in vendors)
     factors = [Factor((), field, spread) for field, spread in SHARED.items()]
     factors += [Factor(everywhere, field, spread, ALL) for field, spread in IN_SITU.items()]
-    factors += [Factor(tuple(sorted(prior.families)), field, spread, ALL) for field, spread in EVERYWHERE.items()]
     for name in measured:
         family = prior.families[name]
         known = not quantities(family, "hbm")[0].assumed

@@ -216,7 +216,7 @@ class VersionChange(Spec):
 
 
 class Recipe(Spec):
-    """Settings that a published benchmark uses in place of the defaults of the engine, for aggregated rows without dp.
+    """What the files of a benchmark say of its aggregated rows: settings of the engine, and its requests.
 
     Parameters
     ----------
@@ -224,8 +224,10 @@ class Recipe(Spec):
     devices, models : names of the devices and of the models that the settings are for
     weights : dtypes of the weights; empty: all dtypes
     concurrency : smallest number of requests in flight [count]
-    receive_interval : as `Engine.receive_interval` [count]
-    source : launch files of the benchmark
+    receive_interval : as `Engine.receive_interval`, for rows without dp; None: the default [count]
+    max_sequences, chunk_tokens : as in `Engine`, of each dp rank; None: the default [count, token]
+    variation : std / mean of the input and of the output lengths of its requests; None: not known [-]
+    source : launch files and requests of the benchmark
     """
 
     group: str
@@ -233,8 +235,17 @@ class Recipe(Spec):
     models: tuple[str, ...]
     weights: tuple[str, ...] = ()
     concurrency: Count = 1
-    receive_interval: Count
+    receive_interval: Count | None = None
+    max_sequences: Count | None = None
+    chunk_tokens: Count | None = None
+    variation: tuple[float, float] | None = None
     source: str
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """The settings of an engine that differ from its defaults."""
+        own = {name: getattr(self, name) for name in ("receive_interval", "max_sequences", "chunk_tokens")}
+        return {name: value for name, value in own.items() if value is not None}
 
 
 def version_key(version: str) -> tuple[int, ...]:
