@@ -8,8 +8,8 @@ from benchmarks.accuracy.history import Target
 
 REASONS = {
     "TTFT, bursts: median": (
-        "One lab. Long prompts of models with experts have 17 %. Dense Qwen3 on its H100 has 0.6 of the predicted "
-        "throughput with all three engines (TTFT 50 %). For short prompts (54 %), TTFT is how fast a fresh server "
+        "One lab. Long prompts of models with experts have 16 %. Dense Qwen3 on its H100 has 0.6 of the predicted "
+        "throughput with all three engines (TTFT 50 %). For short prompts (50 %), TTFT is how fast a fresh server "
         "takes 1,000 requests at once; only a fixed time for each request is modelled."
     ),
     "Left-out systems, frontier: throughputs inside the 80 % interval": (
