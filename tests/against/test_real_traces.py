@@ -23,10 +23,10 @@ SLO = Slo.parse("ttft.p90=30s,tpot=100ms")
 CHAT = Deployment(
     model="deepseek-ai/DeepSeek-R1", system="4xscalex40",
     roles=(
-        Role(name="prefill", parallel=Parallel(tp=8, ep=8), replicas=18, max_sequences=3, chunk_tokens=8192,
+        Role(name="prefill", parallel=Parallel(tp=8, ep=8), replicas=17, max_sequences=3, chunk_tokens=8192,
              kv_dtype="fp8", redundant_experts=8, overlap="two-batch"),
-        Role(name="decode", parallel=Parallel(tp=4, dp=4, ep=16), max_sequences=225, chunk_tokens=450,
-             kv_dtype="fp8", redundant_experts=16, draft_tokens=1),
+        Role(name="decode", parallel=Parallel(tp=4, dp=5, ep=20), max_sequences=280, chunk_tokens=560,
+             kv_dtype="fp8", redundant_experts=24, draft_tokens=1),
     ),
 )  # fmt: skip
 AGENTS = Deployment(
