@@ -9,7 +9,7 @@ import pytest
 
 from tests.calibrate.cases import DISAGG, table
 from tokenworks.calibrate.calibrate import calibrate
-from tokenworks.calibrate.case import by_recipe, case
+from tokenworks.calibrate.case import case, recipe_of
 from tokenworks.calibrate.case_machine import machine_of
 from tokenworks.calibrate.closed_form import bunches, tpots
 from tokenworks.calibrate.factors import Factor, factors_of, turned
@@ -23,7 +23,7 @@ from tokenworks.errors import SpecError
 from tokenworks.simulation.cluster import cluster
 from tokenworks.specs.calibration import load_calibration
 from tokenworks.specs.compose import machine
-from tokenworks.specs.engine import find_engine
+from tokenworks.specs.engine import Recipe, find_engine
 
 PRIOR = load_calibration("datasheet")
 pytestmark = pytest.mark.usefixtures("kernel")
@@ -59,17 +59,17 @@ def test_every_load_is_played(tmp_path: Path) -> None:
     [
         ({}, 30),
         ({"concurrency": 15.0}, 10),
-        ({"group": "mine"}, 1),
-        ({"device": "h200"}, 1),
-        ({"model": "Qwen/Qwen3-32B"}, 1),
-        ({"mode": "disagg"}, 1),
-        ({"workers": (Worker("aggregated", 8, 1, 8, 1, 8),)}, 1),
+        ({"group": "mine"}, None),
+        ({"device": "h200"}, None),
+        ({"model": "Qwen/Qwen3-32B"}, None),
+        ({"mode": "disagg"}, None),
+        ({"workers": (Worker("aggregated", 8, 1, 8, 1, 8),)}, None),
         ({"model": "zai-org/GLM-5", "weights": "fp4"}, 10),
-        ({"model": "zai-org/GLM-5", "weights": "fp8"}, 1),
+        ({"model": "zai-org/GLM-5", "weights": "fp8"}, None),
     ],
 )
 def test_a_benchmark_that_publishes_its_receive_interval(
-    tmp_path: Path, changed: dict[str, Any], interval: int
+    tmp_path: Path, changed: dict[str, Any], interval: int | None
 ) -> None:
     """InferenceX sets it for SGLang on B200, for some models, in aggregated rows without dp."""
     (point,) = points_of(tmp_path, {})
@@ -77,8 +77,69 @@ def test_a_benchmark_that_publishes_its_receive_interval(
         "group": "inferencex-dump", "device": "b200", "model": "deepseek-ai/DeepSeek-R1", "concurrency": 16.0,
     }  # fmt: skip
     point = replace(point, **(own | changed))
-    assert by_recipe(point, find_engine("sglang"))[1].receive_interval == interval
-    assert by_recipe(point, find_engine("vllm"))[1].receive_interval == 1
+    recipe = recipe_of(point, find_engine("sglang"))
+    assert (recipe.receive_interval if recipe else None) == interval
+    assert recipe_of(point, find_engine("vllm")) is None
+
+
+PREFILL, DECODE = Worker("prefill", 8, 1, 8, 1, 8), Worker("decode", 8, 1, 8, 1, 8)
+
+
+@pytest.mark.parametrize(
+    ("changed", "chunks", "sequences"),
+    [
+        ({}, (8 * 8192, 8 * 8192), 8 * 64),
+        ({"group": "mine"}, (8 * 8192, 8 * 8192), 8 * 64),
+        ({"drafts": 2}, (65536, 8 * 8192), 8 * 16),
+        ({"drafts": 2, "workers": (replace(PREFILL, tp=8, dp=1), DECODE)}, (163840, 8 * 8192), 8 * 64),
+        ({"workers": (replace(PREFILL, tp=8, dp=1), DECODE), "nominal_isl": 8192.0}, (32768, 8 * 8192), 8 * 64),
+        ({"workers": (replace(PREFILL, tp=8, dp=1), DECODE), "nominal_isl": 1024.0}, (163840, 8 * 8192), 8 * 64),
+    ],
+)
+def test_settings_of_a_disaggregated_benchmark_go_to_the_instances_that_need_them(
+    tmp_path: Path, changed: dict[str, Any], chunks: tuple[int, int], sequences: int
+) -> None:
+    """SGLang with DeepSeek-R1 on H200: the chunk is of instances that prefill, sequences are of those that decode."""
+    (point,) = points_of(tmp_path, DISAGG)
+    own: dict[str, Any] = {
+        "group": "inferencex-dump", "device": "h200", "model": "deepseek-ai/DeepSeek-R1", "weights": "fp8",
+        "engine": "sglang", "concurrency": 512.0, "workers": (PREFILL, DECODE), "nominal_isl": 1024.0, "drafts": 0,
+    }  # fmt: skip
+    roles = case(replace(point, **(own | changed)), PRIOR).deployment.roles
+    assert tuple(role.chunk_tokens for role in roles) == chunks
+    assert roles[1].max_sequences == sequences
+
+
+@pytest.mark.parametrize(("device", "group", "dtype"), [
+    ("h200", "inferencex-dump", "bf16"), ("h200", "mine", "fp8"), ("b200", "inferencex-dump", "fp8"),
+])  # fmt: skip
+def test_a_benchmark_that_publishes_the_dtype_of_its_cache(tmp_path: Path, device: str, group: str, dtype: str) -> None:
+    (point,) = points_of(tmp_path, {"model": "openai/gpt-oss-120b", "weights": "fp4", "engine": "trtllm"})
+    (role,) = case(replace(point, device=device, group=group), PRIOR).deployment.roles
+    assert role.kv_dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("published", "dp", "chunk"),
+    [({}, 8, None), ({"chunk_tokens": 2048}, 8, 2048), ({"shared_chunk_tokens": 16384}, 8, 2048)],
+)
+def test_a_shared_chunk_is_of_all_ranks_of_an_instance(published: dict[str, int], dp: int, chunk: int | None) -> None:
+    recipe = Recipe(group="mine", devices=("h100",), models=("any",), source="a test", **published)
+    assert recipe.chunk_of(dp) == chunk
+
+
+def test_a_small_chunk_costs_throughput_where_prefill_is_the_limit(tmp_path: Path) -> None:
+    """Each step reads all weights. With 2,048 tokens a step, one B200 prefills MiniMax-M2.5 at two thirds of the rate."""
+    (point,) = points_of(tmp_path, DISAGG)
+    point = replace(
+        point, device="b200", model="MiniMaxAI/MiniMax-M2.5", weights="fp4", engine="vllm", drafts=0,
+        concurrency=1024.0, isl=1024.0, osl=128.0, nominal_isl=1024.0,
+        workers=(Worker("prefill", 1, 1, 1, 1, 1), Worker("decode", 4, 4, 1, 1, 4)),
+    )  # fmt: skip
+    own, published = predict_all([point, replace(point, group="inferencex-dump")], PRIOR)
+    assert own.rate
+    assert published.rate
+    assert 0.5 * own.rate < published.rate < 0.85 * own.rate
 
 
 def test_a_benchmark_that_publishes_its_sequences_and_its_requests_waits_for_a_slot(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tokenworks.simulation.steps import Site
 from tokenworks.specs.calibration import Calibration, number
 from tokenworks.specs.context import with_max_model_len
 from tokenworks.specs.deployment import Deployment, EngineName, Parallel, Role
-from tokenworks.specs.engine import Engine, find_engine
+from tokenworks.specs.engine import Engine, Recipe, find_engine
 from tokenworks.specs.model import Model
 
 EAGER, EAGER_LAYER = ("transformers", "huggingface"), 0.6e-3
@@ -123,7 +123,12 @@ def case(point: Point, calibration: Calibration) -> Case:
         model = drafted(model)
         assumed.append(f"a draft for {model.name}: one more layer like its last")
     on = machine_of(point.device, point.workers)
-    point, engine = by_recipe(point, engine_of(point.engine, on.family))
+    engine = engine_of(point.engine, on.family)
+    recipe = recipe_of(point, engine)
+    if recipe:
+        point = replace(point, variation=point.variation or recipe.variation)
+        own = {"receive_interval": recipe.receive_interval, "max_sequences": recipe.max_sequences}
+        engine = engine.model_copy(update={name: value for name, value in own.items() if value is not None})
     assumed += [f"{path} of {on.device}: {LINK[path]}" for path in assumed_links(on.name)]
     if engine.name != point.engine:
         eager = f", {1e3 * EAGER_LAYER:g} ms of host time per layer" if number(engine.host_layer) == EAGER_LAYER else ""
@@ -138,7 +143,7 @@ def case(point: Point, calibration: Calibration) -> Case:
     )  # fmt: skip
     deployment = point.deployment
     if deployment is None:
-        roles = tuple(_role(point, worker, model, site, len(requests)) for worker in workers)
+        roles = tuple(_role(point, worker, site, len(requests), recipe) for worker in workers)
         name: EngineName = engine.name  # type: ignore[assignment]
         deployment = Deployment(model=model.name, system=on.name, engine=name, roles=roles)
     in_flight = max(int(point.load == "closed"), round(point.concurrency)) if point.load in LIMITED else 0
@@ -170,29 +175,31 @@ def engine_of(name: str, family: str = "") -> Engine:
     )
 
 
-def by_recipe(point: Point, engine: Engine) -> tuple[Point, Engine]:
-    """The point and the engine with what the files of its benchmark say of them.
+def recipe_of(point: Point, engine: Engine) -> Recipe | None:
+    """What the files of the benchmark of a point say of it; None if they say nothing.
 
     Parameters
     ----------
     point : the measured point
-    engine : the serving engine with its defaults
+    engine : the serving engine
     """
-    if point.mode != "agg":
-        return point, engine
-    ranks = any(worker.dp > 1 for worker in point.workers)
+    first = point.workers[0]
     for recipe in engine.recipes:
         same = point.group == recipe.group and point.device in recipe.devices and point.model in recipe.models
         same &= point.weights in (recipe.weights or (point.weights,))
-        if same and max(1.0, point.concurrency) >= recipe.concurrency and not (ranks and recipe.receive_interval):
-            point = replace(point, variation=point.variation or recipe.variation)
-            return point, engine.model_copy(update=recipe.settings)
-    return point, engine
+        same &= recipe.disaggregated == (point.mode == "disagg") and first.role != "decode"
+        same &= recipe.drafts in (None, point.drafts > 0) and recipe.dp in (None, first.dp > 1)
+        if same and point.nominal_isl >= recipe.isl and max(1.0, point.concurrency) >= recipe.concurrency:
+            return recipe
+    return None
 
 
-def _role(point: Point, worker: Worker, model: Model, site: Site, requests: int) -> Role:
-    """One role: sequence slots for all requests in flight, and a token budget for each dp rank."""
-    engine, stage = site.engine, worker.tp * worker.dp
+def _role(point: Point, worker: Worker, site: Site, requests: int, recipe: Recipe | None) -> Role:
+    """One role: sequence slots for all requests in flight, and a token budget for each dp rank.
+
+    The settings of a recipe count where they matter: sequences where decoding, chunk where prefilling.
+    """
+    model, engine, stage = site.model, site.engine, worker.tp * worker.dp
     experts = max((block.experts.count for block in model.blocks if block.experts), default=0)
     ep = _expert_groups(model, min(worker.ep, stage), stage) if experts else 1
     dp, count = worker.dp, worker.count
@@ -204,6 +211,11 @@ def _role(point: Point, worker: Worker, model: Model, site: Site, requests: int)
     each = max(1, math.ceil(flying / ranks))
     small = site.machine.hbm_bytes < number(engine.small_device)
     chunk = min(engine.chunk_tokens, int(number(engine.small_chunk))) if small else engine.chunk_tokens
+    most = recipe.max_sequences if recipe and worker.role != "prefill" else None
+    stated = recipe.chunk_of(dp) if recipe and worker.role != "decode" else None
+    each, chunk = min(each, most or each), stated or chunk
+    if worker.role == "prefill":  # requests that wait for a step take no part of its budget
+        each = min(each, max(1, chunk // width))
     budget = max(chunk, each * width)
     return Role(
         name=worker.role if point.mode == "disagg" else "aggregated",
@@ -211,7 +223,7 @@ def _role(point: Point, worker: Worker, model: Model, site: Site, requests: int)
         replicas=count,
         max_sequences=each * dp,
         chunk_tokens=budget * dp,
-        kv_dtype=kv_dtype(point, model, site),
+        kv_dtype=(recipe and recipe.kv_dtype) or kv_dtype(point, model, site),
         redundant_experts=-experts % ep,
         draft_tokens=point.drafts,
         memory_fraction=number(engine.memory_fraction),

@@ -216,16 +216,25 @@ class VersionChange(Spec):
 
 
 class Recipe(Spec):
-    """What the files of a benchmark say of its aggregated rows: settings of the engine, and its requests.
+    """What the files of a benchmark say of its rows: settings of the engine, and its requests.
+
+    The first recipe of an engine that holds for a row counts.
 
     Parameters
     ----------
     group : group of the measured rows of the benchmark
     devices, models : names of the devices and of the models that the settings are for
     weights : dtypes of the weights; empty: all dtypes
+    disaggregated : whether prefill has instances of its own
+    drafts : whether steps have draft tokens; None: both
+    dp : whether aggregated or prefill instances have several dp ranks; None: both
+    isl : shortest input, as the benchmark names it [token]
     concurrency : smallest number of requests in flight [count]
-    receive_interval : as `Engine.receive_interval`, for rows without dp; None: the default [count]
-    max_sequences, chunk_tokens : as in `Engine`, of each dp rank; None: the default [count, token]
+    receive_interval : as `Engine.receive_interval`; None: the default [count]
+    max_sequences : as in `Engine`, of each dp rank that decodes; None: the default [count]
+    chunk_tokens : as in `Engine`, of each dp rank that prefills; None: the default [token]
+    shared_chunk_tokens : instead of it: of an instance that prefills, its dp ranks share it [token]
+    kv_dtype : dtype of the KV cache; None: as other recipes of the engine have it
     variation : std / mean of the input and of the output lengths of its requests; None: not known [-]
     source : launch files and requests of the benchmark
     """
@@ -234,18 +243,27 @@ class Recipe(Spec):
     devices: tuple[str, ...]
     models: tuple[str, ...]
     weights: tuple[str, ...] = ()
+    disaggregated: bool = False
+    drafts: bool | None = None
+    dp: bool | None = None
+    isl: Count = 1
     concurrency: Count = 1
     receive_interval: Count | None = None
     max_sequences: Count | None = None
     chunk_tokens: Count | None = None
+    shared_chunk_tokens: Count | None = None
+    kv_dtype: Literal["bf16", "fp8"] | None = None
     variation: tuple[float, float] | None = None
     source: str
 
-    @property
-    def settings(self) -> dict[str, int]:
-        """The settings of an engine that differ from its defaults."""
-        own = {name: getattr(self, name) for name in ("receive_interval", "max_sequences", "chunk_tokens")}
-        return {name: value for name, value in own.items() if value is not None}
+    def chunk_of(self, dp: int) -> int | None:
+        """The token budget of each dp rank of an instance that prefills; None: the default [token].
+
+        Parameters
+        ----------
+        dp : dp ranks of the instance [count]
+        """
+        return self.shared_chunk_tokens // dp if self.shared_chunk_tokens else self.chunk_tokens
 
 
 def version_key(version: str) -> tuple[int, ...]:
