@@ -129,7 +129,7 @@ def test_a_shared_chunk_is_of_all_ranks_of_an_instance(published: dict[str, int]
 
 
 def test_a_small_chunk_costs_throughput_where_prefill_is_the_limit(tmp_path: Path) -> None:
-    """Each step reads all weights. With 2,048 tokens a step, one B200 prefills MiniMax-M2.5 at two thirds of the rate."""
+    """Each step reads all weights: with 2,048 tokens a step, one B200 prefills MiniMax-M2.5 a third slower."""
     (point,) = points_of(tmp_path, DISAGG)
     point = replace(
         point, device="b200", model="MiniMaxAI/MiniMax-M2.5", weights="fp4", engine="vllm", drafts=0,
