@@ -45,7 +45,7 @@ def test_rows_are_simulated_and_ranked_by_it(planned: Plan) -> None:
         assert row.ttft_slo_s <= 2
         assert row.tpot_slo_s <= 0.05
         assert row.effective_tok_s_per_device <= row.output_tok_s_per_device * 1.000001
-        assert row.output_tok_s_per_device != row.estimated.output_tok_s_per_device
+        assert row.ttft_slo_s != row.estimated.ttft_slo_s  # simulated; the rate may be the estimated one
         assert 0.3 < row.requests_s / row.estimated.requests_s < 3
 
 
