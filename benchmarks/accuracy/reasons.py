@@ -17,12 +17,6 @@ REASONS = {
         "shared. With five to seven models it is wide: too wide for H200 and MI355X, where 98 % are inside. With "
         "throughputs counted, three devices were outside the range, two of them below it."
     ),
-    "Large groups that got worse by more than half a point": (
-        "Half of the TTFT points of vLLM are an unfinished experiment, where something in front of the engine limits "
-        "the server; the other half is mostly bursts, some of them with a release of vLLM that asked a hub about each "
-        "request. The median lies between both. MiniMax-M2.5 in FP4: the table mixes versions of vLLM that differ by "
-        "15 %, and the fit moved towards the other models."
-    ),
 }
 """Title of a target -> why it is missed, as far as known on 2026-11-30."""
 
