@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tokenworks.errors import SpecError, TokenworksError, UnknownName
-from tokenworks.ledger.workers import cores, each
+from tokenworks.ledger.workers import each
+from tokenworks.processes import cores
 
 Say = Callable[[str], None]
 
@@ -43,6 +44,16 @@ def wait_in_file(folder: str, _say: Say | None) -> int:
     (Path(folder) / str(os.getpid())).touch()
     time.sleep(600)
     return 0
+
+
+def refuse_or_wait(asked: tuple[str, bool], say: Say | None) -> int:
+    """One question fails as soon as the other one waits."""
+    folder, refuses = asked
+    if not refuses:
+        return wait_in_file(folder, say)
+    while not list(Path(folder).iterdir()):
+        time.sleep(0.05)
+    raise SpecError("is wrong", where="first", hint="write another")
 
 
 def runs(pid: int) -> bool:
@@ -94,13 +105,25 @@ def test_a_process_that_is_killed_is_an_error_in_words() -> None:
         each(vanish, [1, 2], names=["a", "b"], workers=2)
 
 
+def test_an_error_ends_the_other_questions(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="is wrong"):
+        each(refuse_or_wait, [(str(tmp_path), True), (str(tmp_path), False)], names=["a", "b"], workers=2)
+    (pid,) = (int(path.name) for path in tmp_path.iterdir())
+    until = time.monotonic() + 60
+    while runs(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not runs(pid)
+
+
 def test_one_worker_is_this_process() -> None:
     assert set(each(process, [1, 2], names=["a", "b"], workers=1)) == {os.getpid()}
     assert os.getpid() not in each(process, [1, 2], names=["a", "b"], workers=2)
     assert cores() >= 1
 
 
-def test_workers_end_when_the_main_process_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_main_process(stop: signal.Signals, tmp_path: Path) -> None:
+    """Also if their questions take long; so does the process that passes on their messages."""
     code = (
         "from tests.ledger.test_workers import each, wait_in_file\n"
         f"if __name__ == '__main__': each(wait_in_file, [{str(tmp_path)!r}] * 2, names=['a', 'b'], workers=2)"
@@ -109,10 +132,12 @@ def test_workers_end_when_the_main_process_is_killed(tmp_path: Path) -> None:
     script.write_text(code)
     main = subprocess.Popen([sys.executable, script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
     until = time.monotonic() + 60
-    while len(workers := [int(path.name) for path in tmp_path.iterdir()]) < 2 and time.monotonic() < until:
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < until:
         time.sleep(0.05)
-    main.send_signal(signal.SIGKILL)
-    main.wait()
-    while (left := [pid for pid in workers if runs(pid)]) and time.monotonic() < until:
+    children = {int(pid) for pid in Path(f"/proc/{main.pid}/task/{main.pid}/children").read_text().split()}
+    main.send_signal(stop)
+    main.wait(timeout=60)
+    while (left := [pid for pid in children if runs(pid)]) and time.monotonic() < until:
         time.sleep(0.05)
-    assert (len(workers), left) == (2, [])
+    assert {int(path.name) for path in tmp_path.iterdir()} < children
+    assert left == []

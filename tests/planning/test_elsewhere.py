@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -90,3 +92,15 @@ def test_without_another_process_the_work_is_done_here(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert _Process().do(os.getpid) == os.getpid()
     assert elsewhere.elsewhere(os.getpid) == os.getpid()
+
+
+def test_a_program_that_ends_does_not_wait_for_its_processes() -> None:
+    process = _Process()
+    with ThreadPoolExecutor(1) as thread:
+        waits = thread.submit(process.do, time.sleep, 600)
+        while not waits.running():
+            time.sleep(0.01)
+        process.leave()
+        with pytest.raises(KeyboardInterrupt):
+            waits.result(timeout=60)
+    assert process._process is None

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -19,6 +16,7 @@ from tokenworks.calibrate.frontier import FrontierPlain, frontier
 from tokenworks.calibrate.measured import STARVED, UNKNOWN_SPLIT, Point, PointTable
 from tokenworks.calibrate.predict import Predicted, predict
 from tokenworks.calibrate.score import Errors, grouped, little, ranking, scored
+from tokenworks.processes import cores, follow_parent, processes
 from tokenworks.specs.calibration import Calibration
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 from tokenworks.specs.shown import Record, Shown
@@ -229,14 +227,14 @@ def predict_all(
     order = sorted(range(len(points)), key=lambda i: (points[i].model, points[i].device, points[i].engine))
     jobs = [order[i : i + SLICE] for i in range(0, len(order), SLICE)]
     predictions: list[Predicted | None] = [None] * len(points)
-    processes = min(PROCESSES, os.cpu_count() or 1)
-    if len(points) <= ALONE or processes == 1:
+    count = min(PROCESSES, cores())
+    if len(points) <= ALONE or count == 1:
         results = (predict_each([points[i] for i in job], calibration) for job in jobs)
         _gather(predictions, jobs, results, say)
     else:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            work = [[points[i] for i in job] for job in jobs]
-            _gather(predictions, jobs, pool.map(predict_each, work, [calibration] * len(work)), say)
+        with processes(count, follow_parent) as pool:
+            begun = [pool.submit(predict_each, [points[i] for i in job], calibration) for job in jobs]
+            _gather(predictions, jobs, (one.result() for one in begun), say)
     return [one for one in predictions if one is not None]
 
 

@@ -121,7 +121,10 @@ def _verb(arguments: Sequence[str] | None) -> str:
 def main() -> None:
     """Entry point of the `tokenworks` script. `timeout` and batch systems send SIGTERM: it does what Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(run())
+    code = run()
+    if elsewhere := sys.modules.get("tokenworks.planning.elsewhere"):  # its processes may still work
+        elsewhere.leave()
+    sys.exit(code)
 
 
 def _unforeseen(error: Exception) -> int:

@@ -17,9 +17,10 @@ from tokenworks.ledger.priced import paying, price_crossovers
 from tokenworks.ledger.reasons import reasons
 from tokenworks.ledger.study import Study
 from tokenworks.ledger.terms import Pay
-from tokenworks.ledger.workers import Say, cores
+from tokenworks.ledger.workers import Say
 from tokenworks.planning.setting import EngineChoice
 from tokenworks.planning.tiered import AUTO
+from tokenworks.processes import cores
 from tokenworks.specs.calibration import DEFAULT, CalibrationLike, load_calibration
 from tokenworks.specs.given import Assume, given
 from tokenworks.specs.load import WorkloadLike

@@ -29,10 +29,11 @@ from tokenworks.ledger.site import Hardware, placed
 from tokenworks.ledger.terms import Pay
 from tokenworks.ledger.train_comparison import TrainCompared, TrainComparison, TrainStudy
 from tokenworks.ledger.train_reasons import train_reasons
-from tokenworks.ledger.workers import Say, cores, each
+from tokenworks.ledger.workers import Say, each
 from tokenworks.planning.train import storage_rate, train
 from tokenworks.planning.train_asked import AskedTraining, asked_training
 from tokenworks.planning.train_goodput import AfterFailure
+from tokenworks.processes import cores
 from tokenworks.specs.calibration import DEFAULT, CalibrationLike, calibration_name, load_calibration
 from tokenworks.specs.compose import parts
 from tokenworks.specs.given import Assume, given

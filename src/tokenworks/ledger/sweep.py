@@ -37,7 +37,7 @@ from tokenworks.ledger.sweep_reading import (
     effects_of,
 )
 from tokenworks.ledger.sweep_run import Finished, chunks_of, in_processes, must_have_ray, on_ray
-from tokenworks.ledger.workers import cores
+from tokenworks.processes import cores
 from tokenworks.specs.load import load_workload
 from tokenworks.specs.result import FormOf, Inputs, Plain, envelope, inputs
 from tokenworks.specs.save import must_be_writable

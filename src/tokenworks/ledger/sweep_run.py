@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import socket
 from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from tokenworks.errors import SpecError
 from tokenworks.ledger.sweep_point import SweepJob, SweepRunner
-from tokenworks.ledger.workers import ends_with_parent
+from tokenworks.processes import follow_parent, processes
 from tokenworks.specs.shown import Record
 
 Chunk = tuple[int, ...]
@@ -65,15 +63,11 @@ def in_processes(job: SweepJob, chunks: Sequence[Chunk], workers: int) -> Genera
         for chunk in chunks:
             yield [(number, runner.run(number)) for number in chunk]
         return
-    before = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(chunks)), context, initializer=_start, initargs=(job,))
-    done = False
     try:
-        futures: list[Future[Finished]] = [pool.submit(_run, chunk) for chunk in chunks]
-        for future in as_completed(futures):
-            yield future.result()
-        done = True
+        with processes(min(workers, len(chunks)), _start, job) as pool:
+            futures: list[Future[Finished]] = [pool.submit(_run, chunk) for chunk in chunks]
+            for future in as_completed(futures):
+                yield future.result()
     except BrokenProcessPool:
         raise SpecError(
             "a process of the sweep ended before its work was done",
@@ -81,11 +75,6 @@ def in_processes(job: SweepJob, chunks: Sequence[Chunk], workers: int) -> Genera
             hint="if memory was short, give fewer workers; in a Python script, call sweep() below "
             "`if __name__ == '__main__':`; the same command goes on from the finished points",
         ) from None
-    finally:
-        pool.shutdown(wait=done, cancel_futures=True)
-        if not done:  # a chunk can take minutes
-            for process in set(multiprocessing.active_children()) - before:
-                process.terminate()
 
 
 _runner: SweepRunner | None = None
@@ -93,10 +82,9 @@ _runner: SweepRunner | None = None
 
 
 def _start(job: SweepJob) -> None:
-    """Prepare a process. Ctrl-C is for the main process alone, and no process outlives the main process."""
+    """Prepare a process."""
     global _runner  # noqa: PLW0603 - an initializer can give its result to later calls in no other way
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ends_with_parent()
+    follow_parent()
     _runner = SweepRunner(job)
 
 

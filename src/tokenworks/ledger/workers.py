@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.managers import SyncManager
 from typing import Any, TypeVar
 
 from tokenworks.errors import TokenworksError
+from tokenworks.processes import follow_parent, processes
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -19,11 +18,6 @@ Say = Callable[[str], None]
 
 _messages: Any = None
 """In a worker: the queue of progress messages; None: nobody listens."""
-
-
-def cores() -> int:
-    """Processors that this process may use [count]."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def each(
@@ -55,38 +49,25 @@ def each(
     if workers <= 1:
         return [answer(one, _named(say, name)) for one, name in zip(asked, names, strict=True)]
     order = sorted(range(len(asked)), key=lambda i: (-(weights[i] if weights else 0.0), i))
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with context.Manager() as manager, _Listener(manager, say) as messages:
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_listen, initargs=(messages,))
+    manager = SyncManager(ctx=multiprocessing.get_context("spawn"))
+    manager.start(follow_parent)
+    with manager, _Listener(manager, say) as messages:
         try:
-            futures = {i: pool.submit(_answered, answer, asked[i], names[i]) for i in order}
-            return [futures[i].result() for i in range(len(asked))]
+            with processes(workers, _listen, messages) as pool:
+                futures = {i: pool.submit(_answered, answer, asked[i], names[i]) for i in order}
+                return [futures[i].result() for i in range(len(asked))]
         except BrokenProcessPool:
             words = "a process was ended from outside, perhaps because memory ran out; use fewer processes (--workers)"
             raise TokenworksError(words) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _named(say: Say | None, name: str) -> Say | None:
     return None if say is None else lambda words: say(f"{name}: {words}")
 
 
-def ends_with_parent() -> None:
-    """In a worker: end this process when the main process ends, which may be killed."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def _listen(messages: Any) -> None:
     global _messages  # noqa: PLW0603 - a process has one queue
-    ends_with_parent()
+    follow_parent()
     _messages = messages
 
 

@@ -22,14 +22,13 @@ from typing import IO, Any, TypeVar
 
 from tokenworks.engine.types import StepCost
 from tokenworks.planning.costing import Costing
+from tokenworks.processes import cores
 from tokenworks.simulation.steps import Site
 
 MOST_PROCESSES = 4
 """Processes at the same time, at most: each simulation needs memory [count]."""
 
-_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-PROCESSES = 1 if multiprocessing.parent_process() else min(MOST_PROCESSES, _CORES)
+PROCESSES = 1 if multiprocessing.parent_process() else min(MOST_PROCESSES, cores())
 """Processes that work on a plan on this machine, with this one; a process of a sweep works alone [count]."""
 
 SHARED = (Costing, Site, StepCost)
@@ -122,7 +121,7 @@ class _Process:
     """A process that works for this one."""
 
     def __init__(self) -> None:
-        self._shared = _Shared(1)
+        self._shared, self._left = _Shared(1), False
         self._process: subprocess.Popen[bytes] | None = None
         self._pipes: tuple[IO[bytes], IO[bytes]] | None = None
         code = f"import sys; sys.path[:] = {sys.path!r}; from tokenworks.planning.elsewhere import work; work()"
@@ -144,6 +143,12 @@ class _Process:
             self._process.communicate()
         self._pipes = self._process = None
 
+    def leave(self) -> None:
+        """End what the process does, from another thread; the thread that waits for it gets no result."""
+        self._left, process = True, self._process
+        if process is not None:
+            process.kill()
+
     def do(self, function: Callable[..., Done], *arguments: Any) -> Done:
         """Let the process work, and wait for its result; work here if there is no such process."""
         if self._pipes:
@@ -155,6 +160,8 @@ class _Process:
                 well, answer = self._shared.read(pickle.load(answers))
             except (OSError, EOFError, pickle.UnpicklingError):  # the process has ended, such as for want of memory
                 self.end()
+                if self._left:
+                    raise KeyboardInterrupt from None
             else:
                 if well:
                     return answer  # type: ignore[no-any-return]
@@ -195,9 +202,14 @@ def work() -> None:
 _mine = local()
 
 
+_started: list[_Process] = []
+"""The processes of all threads."""
+
+
 def _begin() -> None:
     """Start the process of a thread."""
     _mine.process = _Process()
+    _started.append(_mine.process)
 
 
 @cache
@@ -210,6 +222,13 @@ def begin() -> None:
     """Start the processes now, so that they are there when they are needed."""
     for _ in range(PROCESSES - 1):
         threads().submit(int)
+
+
+def leave() -> None:
+    """End all processes with what they do, for a program that ends: a run may take a minute."""
+    threads().shutdown(wait=False, cancel_futures=True)
+    for one in _started:
+        one.leave()
 
 
 def here() -> bool:

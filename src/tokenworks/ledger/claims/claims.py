@@ -16,7 +16,8 @@ from tokenworks.ledger.claims.effects import Found, effects
 from tokenworks.ledger.claims.mix import MixLike
 from tokenworks.ledger.claims.result import ClaimsRun, JudgedClaim
 from tokenworks.ledger.claims.turning import turning_points
-from tokenworks.ledger.workers import Say, cores
+from tokenworks.ledger.workers import Say
+from tokenworks.processes import cores
 from tokenworks.specs.calibration import DEFAULT
 from tokenworks.specs.compose import parts
 from tokenworks.specs.given import Assume
