@@ -125,7 +125,9 @@ def test_one_worker_is_this_process() -> None:
 def test_workers_end_with_the_main_process(stop: signal.Signals, tmp_path: Path) -> None:
     """Also if their questions take long; so does the process that passes on their messages."""
     code = (
+        "import signal\n"
         "from tests.ledger.test_workers import each, wait_in_file\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # may be ignored where the tests run
         f"if __name__ == '__main__': each(wait_in_file, [{str(tmp_path)!r}] * 2, names=['a', 'b'], workers=2)"
     )
     script = tmp_path.with_suffix(".py")
