@@ -85,8 +85,8 @@ def _cells(case: Case, predictions: Figures) -> Iterator[list[str]]:
 
 
 HOW = """
-How these calibrations are made, from measured points that are not part of the repository (half an hour each on two \
-busy cores). The second command needs `tokenworks[kernels]`:
+How these calibrations are made, from measured points that are not part of the repository (six minutes each on one \
+core). The second command needs `tokenworks[kernels]`:
 
 ```console
 $ tokenworks calibrate --data serving_dev.csv --without gb200 --without b200 --out points.yaml
