@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import yaml
 
 from tests.cli.envelope import result
 from tests.ledger.sweep_cases import ESTIMATE, PLAN, SIMULATE
+from tests.waiting import wait_until
 from tokenworks.cli import run
 
 
@@ -123,13 +123,6 @@ def test_nothing_fits(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(yaml.safe_dump({**ESTIMATE, "over": {"batch": [5000]}}))
     assert run(["sweep", str(file), "--workers", "1"]) == 3
     assert "none of 1 points has a result; 1 of them: [tp2 etp2]" in capsys.readouterr().err
-
-
-def wait_until(there: Any, seconds: float = 120.0) -> None:
-    end = time.monotonic() + seconds
-    while not there():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 LONG = {**SIMULATE, "requests": 4000, "over": {"rate": {"from": 1, "to": 40, "steps": 120}}}

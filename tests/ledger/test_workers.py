@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_until
 from tokenworks.errors import SpecError, TokenworksError, UnknownName
 from tokenworks.ledger.workers import each
 from tokenworks.processes import cores
@@ -51,8 +52,7 @@ def refuse_or_wait(asked: tuple[str, bool], say: Say | None) -> int:
     folder, refuses = asked
     if not refuses:
         return wait_in_file(folder, say)
-    while not list(Path(folder).iterdir()):
-        time.sleep(0.05)
+    wait_until(lambda: list(Path(folder).iterdir()))
     raise SpecError("is wrong", where="first", hint="write another")
 
 
@@ -109,10 +109,7 @@ def test_an_error_ends_the_other_questions(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="is wrong"):
         each(refuse_or_wait, [(str(tmp_path), True), (str(tmp_path), False)], names=["a", "b"], workers=2)
     (pid,) = (int(path.name) for path in tmp_path.iterdir())
-    until = time.monotonic() + 60
-    while runs(pid) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not runs(pid)
+    wait_until(lambda: not runs(pid))
 
 
 def test_one_worker_is_this_process() -> None:
@@ -133,13 +130,9 @@ def test_workers_end_with_the_main_process(stop: signal.Signals, tmp_path: Path)
     script = tmp_path.with_suffix(".py")
     script.write_text(code)
     main = subprocess.Popen([sys.executable, script], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
-    until = time.monotonic() + 60
-    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < until:
-        time.sleep(0.05)
+    wait_until(lambda: len(list(tmp_path.iterdir())) == 2)
     children = {int(pid) for pid in Path(f"/proc/{main.pid}/task/{main.pid}/children").read_text().split()}
     main.send_signal(stop)
     main.wait(timeout=60)
-    while (left := [pid for pid in children if runs(pid)]) and time.monotonic() < until:
-        time.sleep(0.05)
     assert {int(path.name) for path in tmp_path.iterdir()} < children
-    assert left == []
+    wait_until(lambda: not any(runs(pid) for pid in children))
